@@ -1,0 +1,100 @@
+"""What a code is: the only place that knows sign, packing, bit order and padding.
+
+A code of K bits is ceil(K / 8) bytes. Bit j is 1 where output j is >= 0 (so sign(0) = +1, DHIDA Eq. 2) and stands
+in byte j // 8 at position j % 8, least significant first: the order in which FAISS reads hash prefixes. Where K is
+not a multiple of 8 the last byte is padded with zeros, which changes no Hamming distance.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hashfaiss.errors import ArgumentError
+
+if TYPE_CHECKING:
+    import torch
+
+Codes = npt.NDArray[np.uint8]
+
+BIT_ORDER = "lsb"
+MAX_BITS = 1024
+
+
+def check_bits(bits: Any) -> int:
+    """Return `bits` as an int from 1 to MAX_BITS, or raise ArgumentError."""
+    if isinstance(bits, bool) or not isinstance(bits, (int, np.integer)) or not 1 <= bits <= MAX_BITS:
+        raise ArgumentError(f"bits is {bits!r}: give a whole number from 1 to {MAX_BITS}")
+    return int(bits)
+
+
+def code_bytes(bits: int) -> int:
+    """Bytes that hold a code of `bits` bits."""
+    return (bits + 7) // 8
+
+
+def pack(outputs: npt.ArrayLike) -> Codes:
+    """Sign and pack real outputs (n, K), or ±1 values, into codes (n, ceil(K/8)).
+
+    >>> pack([[-0.5, 0.0, 2.0]]).tolist()
+    [[6]]
+    """
+    values = np.asarray(outputs)
+    if values.ndim != 2:
+        raise ArgumentError(f"outputs have shape {values.shape}: give (images, bits)")
+    if np.isnan(values).any():
+        raise ArgumentError("outputs hold NaN, which has no sign: the network or its input is broken")
+    return np.packbits(values >= 0, axis=1, bitorder="little")
+
+
+def pack_tensor(outputs: torch.Tensor) -> torch.Tensor:
+    """`pack` for a tensor (n, K), on its own device: uint8 (n, ceil(K/8))."""
+    import torch
+
+    n, bits = outputs.shape
+    ones = torch.zeros(n, code_bytes(bits) * 8, dtype=torch.uint8, device=outputs.device)
+    ones[:, :bits] = outputs >= 0
+    weights = 2 ** torch.arange(8, dtype=torch.uint8, device=outputs.device)
+    return (ones.view(n, -1, 8) * weights).sum(dim=2, dtype=torch.uint8)
+
+
+def unpack(codes: Codes, bits: int) -> npt.NDArray[np.int8]:
+    """Codes (n, ceil(K/8)) as ±1 values (n, K).
+
+    >>> unpack(np.array([[6]], dtype=np.uint8), 3).tolist()
+    [[-1, 1, 1]]
+    """
+    ones = np.unpackbits(codes, axis=1, count=bits, bitorder="little")
+    return ones.astype(np.int8) * np.int8(2) - np.int8(1)
+
+
+def check_codes(codes: Any, bits: int, name: str = "codes") -> Codes:
+    """Return `codes` as a contiguous uint8 array (n, ceil(bits/8)) with zero padding, or raise ArgumentError."""
+    width = code_bytes(bits)
+    if not isinstance(codes, np.ndarray) or codes.dtype != np.uint8:
+        kind = f"{codes.dtype} array" if isinstance(codes, np.ndarray) else type(codes).__name__
+        raise ArgumentError(f"{name} are a {kind}: give a numpy array of uint8, {width} bytes for each {bits}-bit code")
+    if codes.ndim != 2 or codes.shape[1] != width:
+        raise ArgumentError(f"{name} have shape {codes.shape}: give (n, {width}), {bits} bits a code")
+    if bits % 8 and (codes[:, -1] >> (bits % 8)).any():
+        raise ArgumentError(f"{name} have bits set beyond bit {bits}: pad the last byte with zeros")
+    return np.ascontiguousarray(codes)
+
+
+def words(codes: Codes) -> npt.NDArray[np.uint64]:
+    """Codes (n, bytes) as zero-padded 64-bit words (n, ceil(bytes/8)): the same bits, counted and sorted faster."""
+    n, width = codes.shape
+    padded = np.zeros((n, (width + 7) // 8 * 8), dtype=np.uint8)
+    padded[:, :width] = codes
+    return padded.view(np.uint64)
+
+
+def hamming(queries: Codes, database: Codes) -> npt.NDArray[np.uint16]:
+    """Hamming distances (queries, database) of packed codes of one width; D_H = (K - <h_i, h_j>) / 2."""
+    q, d = words(queries), words(database)
+    distances = np.zeros((len(q), len(d)), dtype=np.uint16)
+    for word in range(q.shape[1]):
+        distances += np.bitwise_count(q[:, word, None] ^ d[None, :, word])
+    return distances

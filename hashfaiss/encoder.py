@@ -1,0 +1,291 @@
+"""Encoder: a network, its preprocessing and its provenance; images in, codes out."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import io
+import json
+import os
+import pickle
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hashfaiss.codes import BIT_ORDER, Codes, check_bits, code_bytes, pack_tensor
+from hashfaiss.errors import ArgumentError, ImageError, ModelError
+from hashfaiss.files import write_atomic
+from hashfaiss.images import Preprocessing
+from hashfaiss.networks import build_network
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from hashfaiss.library import ImageIndex
+
+    Images = str | os.PathLike[str] | Image | Tensor | Sequence[str | os.PathLike[str] | Image]
+
+FORMAT = "hashfaiss-model"
+VERSION = 1
+# Outputs closer to zero than this share of the image's own output size are decided in float64: batch size, threads
+# and processor move a float32 output by a hundredth of it, and must not move a bit.
+CLOSE = 1e-4
+
+
+def choose_device(device: str) -> torch.device:
+    """`auto` is the GPU where there is one; ArgumentError for a device that is not there."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(1, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        reason = (str(error).strip().splitlines() or ["unknown"])[0]
+        raise ArgumentError(f"device {device!r} cannot be used here ({reason}): give auto, cpu or cuda") from None
+    return chosen
+
+
+class Encoder:
+    """Images → K-bit codes.
+
+    Attributes:
+        network: module, normalised images (n, 3, S, S) → real outputs (n, K).
+        preprocessing: how an image becomes the network's input.
+        bits: K.
+        method: what it was trained with, such as "dhida".
+        labels: names of the classes it was trained on.
+        facts: every training setting and result, as plain values.
+        precision: of the forward pass; part of the identity.
+    """
+
+    precision = "float32"
+
+    def __init__(
+        self,
+        network: nn.Module,
+        network_name: str,
+        network_arguments: dict[str, Any],
+        preprocessing: Preprocessing,
+        method: str,
+        labels: Sequence[str] = (),
+        facts: dict[str, Any] | None = None,
+        device: str = "auto",
+    ) -> None:
+        self.device = choose_device(device)
+        self.network = network.to(self.device).to(memory_format=torch.channels_last).eval()
+        self.network_name = network_name
+        self.network_arguments = dict(network_arguments)
+        self.preprocessing = preprocessing
+        self.bits = check_bits(network_arguments["bits"])
+        self.method = method
+        self.labels = list(labels)
+        self.facts = dict(facts or {})
+        self._double: nn.Module | None = None
+        self._identity: str | None = None
+
+    def __repr__(self) -> str:
+        return (
+            f"Encoder({self.method}, {self.bits} bits, {self.preprocessing.size} px, "
+            f"{self.device}, identity {self.identity[:12]})"
+        )
+
+    @property
+    def identity(self) -> str:
+        """sha256 of all that decides a code: weights, network, preprocessing, bit order, precision."""
+        if self._identity is None:
+            digest = hashlib.sha256()
+            settings = [
+                self.network_name,
+                self.network_arguments,
+                self.preprocessing.to_dict(),
+                BIT_ORDER,
+                self.precision,
+            ]
+            digest.update(json.dumps(settings, sort_keys=True).encode())
+            for name, value in sorted(self.network.state_dict().items()):
+                array = value.detach().cpu().contiguous().numpy()
+                digest.update(f"{name}{array.dtype}{array.shape}".encode())
+                digest.update(array.tobytes())
+            self._identity = digest.hexdigest()
+        return self._identity
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], device: str = "auto") -> Encoder:
+        """Read a model file; loading never runs code from it.
+
+        Raises:
+            ModelError: missing, damaged, not a hashfaiss model, or of a format version not known here.
+            ArgumentError: `device` is not there.
+        """
+        name = os.fspath(path)
+        values = _read_model(name)
+        try:
+            network = build_network(values["network"]["name"], values["network"]["arguments"])
+            network.load_state_dict(values["state_dict"])
+            encoder = cls(
+                network,
+                values["network"]["name"],
+                values["network"]["arguments"],
+                Preprocessing.from_dict(values["preprocessing"]),
+                str(values["method"]),
+                [str(label) for label in values["labels"]],
+                values["facts"],
+                device,
+            )
+        except ArgumentError as error:
+            if "device" in str(error):
+                raise
+            raise ModelError(f"the model {name!r} cannot be used: {error}") from None
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            detail = " ".join(str(error).split())[:200]
+            raise ModelError(
+                f"the model {name!r} is damaged or incomplete ({detail}): train or copy it again"
+            ) from None
+        return encoder
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the model file, whole or not at all."""
+        buffer = io.BytesIO()
+        torch.save(
+            {
+                "format": FORMAT,
+                "version": VERSION,
+                "method": self.method,
+                "network": {"name": self.network_name, "arguments": self.network_arguments},
+                "bits": self.bits,
+                "preprocessing": self.preprocessing.to_dict(),
+                "labels": self.labels,
+                "facts": self.facts,
+                "state_dict": {
+                    key: value.detach().cpu().contiguous() for key, value in self.network.state_dict().items()
+                },
+            },
+            buffer,
+        )
+        write_atomic(Path(path), buffer.getvalue())
+
+    def outputs(self, images: Tensor) -> Tensor:
+        """Real outputs u (n, K), float32 on the encoder's device, of resized images uint8 (n, 3, size, size).
+
+        Rows with an output close to zero are computed again in float64, one by one, so that no bit depends on
+        batch size, thread count or processor.
+
+        Raises:
+            ModelError: the network gave NaN or infinity.
+        """
+        with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+            inputs = self.preprocessing.normalise(images.to(self.device))
+            outputs: Tensor = self.network(inputs.contiguous(memory_format=torch.channels_last)).float()
+            if not torch.isfinite(outputs).all():
+                raise ModelError("the network's outputs are not finite: the model is broken, train it again")
+            size = outputs.square().mean(dim=1, keepdim=True).sqrt()
+            close = (outputs.abs() <= CLOSE * size).any(dim=1).nonzero().flatten().tolist()
+            for row in close:
+                outputs[row] = self._arbiter()(inputs[row : row + 1].double()).float()[0]
+        return outputs
+
+    def _arbiter(self) -> nn.Module:
+        if self._double is None:
+            self._double = copy.deepcopy(self.network).double().eval()
+        return self._double
+
+    def encode_resized(self, images: Tensor) -> Codes:
+        """Codes (n, ceil(K/8)) of resized images uint8 (n, 3, size, size)."""
+        packed: Codes = pack_tensor(self.outputs(images)).cpu().numpy()
+        return packed
+
+    def no_codes(self) -> Codes:
+        """Codes of no image: uint8 (0, ceil(K/8))."""
+        return np.empty((0, code_bytes(self.bits)), dtype=np.uint8)
+
+    def encode(self, images: Images, batch_size: int = 64, workers: int | None = None) -> Codes:
+        """Codes, uint8 (n, ceil(K/8)), of a folder, paths, Pillow images or a tensor batch (n, 3, height, width).
+
+        A folder is encoded in the order of `find_images`. The rows answer to the images one to one, so an image that
+        cannot be read is an error here; `to_index` skips and reports it.
+
+        Raises:
+            ImageError: an image cannot be read.
+            ArgumentError: the images are of no kind named above.
+        """
+        from hashfaiss.pipeline import as_items, encode_stream
+
+        codes = [self.no_codes()]
+        for batch in encode_stream(self, as_items(images), batch_size=batch_size, workers=workers):
+            for item, reason in batch.skipped:
+                raise ImageError(item.path, reason)
+            codes.append(batch.codes)
+        return np.concatenate(codes)
+
+    def to_index(
+        self,
+        images: Images,
+        path: str | os.PathLike[str] | None = None,
+        kind: str = "auto",
+        labels: str | os.PathLike[str] | Sequence[Sequence[str]] | None = None,
+    ) -> ImageIndex:
+        """Encode `images` into a searchable index: a folder at `path`, or in memory without one.
+
+        See `ImageIndex.build` for what `labels` may be and for the report of images left out.
+        """
+        from hashfaiss.library import ImageIndex
+
+        index = ImageIndex.create(self, path, kind)
+        index.build(images, labels)
+        return index
+
+
+def _read_model(name: str) -> dict[str, Any]:
+    try:
+        data = Path(name).read_bytes()
+    except OSError as error:
+        raise ModelError(f"cannot read the model {name!r}: {error.strerror}") from None
+    try:
+        values = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError, zipfile.BadZipFile):
+        values = None
+    except Exception:  # hostile bytes make the unpickler raise anything
+        values = None
+    if not isinstance(values, dict) or values.get("format") != FORMAT:
+        raise ModelError(
+            f"{name!r} is not a hashfaiss model, but {_seems(data, values)}: give a file that `hashfaiss train` wrote"
+        )
+    if values.get("version") != VERSION:
+        raise ModelError(
+            f"the model {name!r} has format version {values.get('version')!r}, and this hashfaiss reads {VERSION}: "
+            "install the hashfaiss that wrote it, or train again"
+        )
+    return values
+
+
+_MAGIC = {
+    b"\x89PNG": "a PNG image",
+    b"\xff\xd8\xff": "a JPEG image",
+    b"\x89HDF": "an HDF5 file",
+    b"IBx": "a FAISS index",
+    b"\x80": "a pickle that holds more than tensors (it was not run)",
+}
+
+
+def _seems(data: bytes, values: Any) -> str:
+    if isinstance(values, dict) and values and all(isinstance(value, Tensor) for value in values.values()):
+        return f"a bare state dict of {len(values)} tensors (for `hashfaiss train --weights`)"
+    if values is not None:
+        return f"a torch file that holds a {type(values).__name__}"
+    if not data:
+        return "empty"
+    if data.startswith(b"PK"):
+        try:
+            zipfile.ZipFile(io.BytesIO(data))
+        except zipfile.BadZipFile:
+            return "a truncated or damaged archive"
+        return "an archive whose pickle holds more than tensors (it was not run)"
+    for magic, kind in _MAGIC.items():
+        if data.startswith(magic):
+            return kind
+    return "a file of unknown kind"

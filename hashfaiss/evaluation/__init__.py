@@ -1,0 +1,45 @@
+"""Evaluation of codes: exact Hamming ranking, retrieval metrics, index-against-exact agreement, code health, plots.
+
+The room works on plain arrays of codes and labels. It imports neither torch nor FAISS, so that what it says about an
+index does not come from that index; matplotlib is imported when something is drawn.
+"""
+
+from hashfaiss.evaluation.agreement import Agreement, Answers, compare
+from hashfaiss.evaluation.health import CodeHealth, code_health
+from hashfaiss.evaluation.metrics import (
+    average_precision,
+    average_precision_bounds,
+    average_precision_ranked,
+    precision_at,
+    precision_recall_by_radius,
+    precision_recall_by_rank,
+    precision_within_radius,
+    recall_at,
+)
+from hashfaiss.evaluation.plots import plot_health, plot_precision_recall, plot_precision_recall_at
+from hashfaiss.evaluation.ranking import Database, LabelSets, exact_ranking
+from hashfaiss.evaluation.retrieval import RetrievalReport, evaluate_retrieval
+
+__all__ = [
+    "Agreement",
+    "Answers",
+    "CodeHealth",
+    "Database",
+    "LabelSets",
+    "RetrievalReport",
+    "average_precision",
+    "average_precision_bounds",
+    "average_precision_ranked",
+    "code_health",
+    "compare",
+    "evaluate_retrieval",
+    "exact_ranking",
+    "plot_health",
+    "plot_precision_recall",
+    "plot_precision_recall_at",
+    "precision_at",
+    "precision_recall_by_radius",
+    "precision_recall_by_rank",
+    "precision_within_radius",
+    "recall_at",
+]

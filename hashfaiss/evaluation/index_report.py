@@ -1,0 +1,181 @@
+"""Evaluating an index: agreement with the exact ranking, retrieval with labels, and the health of its codes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hashfaiss.codes import Codes
+from hashfaiss.errors import ArgumentError, HashfaissError
+from hashfaiss.evaluation.agreement import Agreement, compare
+from hashfaiss.evaluation.health import CodeHealth, code_health
+from hashfaiss.evaluation.metrics import Norm
+from hashfaiss.evaluation.plots import plot_health, plot_precision_recall, plot_precision_recall_at
+from hashfaiss.evaluation.retrieval import RetrievalReport, evaluate_retrieval
+
+if TYPE_CHECKING:
+    from hashfaiss.library import ImageIndex
+    from hashfaiss.segments import Labels
+
+EVERY_RANK = 100_000  # up to so many images, agreement is checked at every rank by default ...
+DEPTH = 1_000  # ... and beyond them at this many
+CELLS = 1 << 22  # query-image pairs compared at once
+
+
+@dataclass(frozen=True)
+class IndexReport:
+    """What an evaluation found.
+
+    Attributes:
+        kind: of the FAISS index.
+        depth: ranks at which agreement was checked.
+        queries: "held out" or "leave one out".
+        leaks: queries whose file's bytes are in the index too; None for leave-one-out.
+        skipped: queries that cannot be read, with the reason.
+        agreement: of FAISS's answers with the exact ranking.
+        retrieval: metrics by labels, or None where queries or index have none.
+        health: of the index's codes.
+    """
+
+    kind: str
+    depth: int
+    queries: str
+    leaks: int | None
+    skipped: list[tuple[str, str]]
+    agreement: Agreement
+    retrieval: RetrievalReport | None
+    health: CodeHealth
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report ready for JSON."""
+        return {
+            "kind": self.kind,
+            "depth": self.depth,
+            "queries": self.queries,
+            "leaks": self.leaks,
+            "skipped": [{"path": path, "reason": reason} for path, reason in self.skipped],
+            "agreement": self.agreement.to_dict(),
+            "retrieval": self.retrieval.to_dict() if self.retrieval else None,
+            "health": self.health.to_dict(),
+        }
+
+    def plot(self, folder: str | os.PathLike[str]) -> list[Path]:
+        """Draw what was found into `folder` as PNG files."""
+        target = Path(folder)
+        try:
+            target.mkdir(parents=True, exist_ok=True)
+            drawn = [target / "health.png"]
+            plot_health(drawn[0], self.health)
+            if self.retrieval is not None:
+                curves = {f"{self.retrieval.bits} bits": self.retrieval}
+                drawn += [target / "precision-recall.png", target / "precision-recall-at.png"]
+                plot_precision_recall(drawn[1], curves)
+                plot_precision_recall_at(drawn[2], curves)
+        except OSError as error:
+            raise HashfaissError(f"cannot write plots to {str(folder)!r}: {error.strerror}") from None
+        return drawn
+
+
+@dataclass
+class _Queries:
+    codes: Codes
+    labels: list[Labels]
+    rows: np.ndarray[Any, np.dtype[np.int64]] | None = None
+    leaks: int | None = None
+    skipped: Sequence[tuple[str, str]] = ()
+
+
+def evaluate_index(
+    index: ImageIndex,
+    queries: str | os.PathLike[str] | None = None,
+    labels: str | os.PathLike[str] | None = None,
+    depth: int | None = None,
+    cutoff: int | None = None,
+    norm: Norm = "found",
+    sample: int = 1000,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> IndexReport:
+    """Evaluate an index on held-out queries, or on its own images, each left out of its own ranking.
+
+    Args:
+        queries: folder of query images, labelled by class folders or `labels`; None asks with the index's images.
+        labels: label file of the queries (only images it lists are asked with).
+        depth: ranks at which agreement is checked; None: all up to 100,000 images, else 1,000.
+        cutoff, norm: of mAP@R, see `evaluation.average_precision`.
+        sample, seed: without `queries`, ask with this many images drawn at random; 0 asks with all.
+        progress: called with (queries compared, queries).
+
+    Raises:
+        ArgumentError: nothing to ask with, or an empty index.
+        CorruptIndexError: a stored file is damaged.
+    """
+    codes, ids = index.store.codes()
+    if not len(codes):
+        raise ArgumentError("the index is empty: build it from a folder of images first")
+    if depth is None:
+        depth = len(codes) if len(codes) <= EVERY_RANK else DEPTH
+    rows = [row for _, row in index.store.rows()]
+    image_labels = [row.labels for row in rows]
+    if queries is not None:
+        asked = _held_out(index, queries, labels, {row.digest for row in rows})
+    else:
+        asked = _own_images(codes, image_labels, sample, seed)
+    agreement = Agreement()
+    step = max(1, CELLS // len(codes))
+    for start in range(0, len(asked.codes), step):
+        batch = asked.codes[start : start + step]
+        agreement += compare(index.codes.search(batch, depth), batch, codes, ids, depth)
+        if progress:
+            progress(min(start + step, len(asked.codes)), len(asked.codes))
+    retrieval = None
+    alone = asked.rows is not None and len(codes) == 1
+    if any(image_labels) and any(asked.labels) and not alone:
+        retrieval = evaluate_retrieval(
+            asked.codes, asked.labels, codes, image_labels, index.bits, cutoff, norm, leave_out=asked.rows
+        )
+    return IndexReport(
+        kind=str(index.codes.kind),
+        depth=depth,
+        queries="leave one out" if asked.rows is not None else "held out",
+        leaks=asked.leaks,
+        skipped=list(asked.skipped),
+        agreement=agreement,
+        retrieval=retrieval,
+        health=code_health(codes, index.bits),
+    )
+
+
+def _own_images(codes: Codes, labels: list[Labels], sample: int, seed: int) -> _Queries:
+    if sample < 0:
+        raise ArgumentError(f"sample is {sample}: give how many of the index's images to ask with, 0 for all")
+    chosen = np.arange(len(codes))
+    if 0 < sample < len(codes):
+        chosen = np.sort(np.random.default_rng(seed).choice(len(codes), sample, replace=False))
+    return _Queries(codes[chosen], [labels[row] for row in chosen.tolist()], chosen)
+
+
+def _held_out(
+    index: ImageIndex, folder: str | os.PathLike[str], labels: str | os.PathLike[str] | None, indexed: set[bytes]
+) -> _Queries:
+    from hashfaiss.labels import labelled_files
+    from hashfaiss.pipeline import Item, encode_stream
+
+    unlisted: list[tuple[str, str]] = []
+    files = labelled_files(folder, labels, lambda path, reason: unlisted.append((path, reason)))
+    batches = list(encode_stream(index.encoder, (Item(file, file_labels) for file, file_labels in files)))
+    skipped = unlisted + [(item.path or "", reason) for batch in batches for item, reason in batch.skipped]
+    if not any(batch.items for batch in batches):
+        raise ArgumentError(f"{os.fspath(folder)!r} holds no image that can be read: give a folder of query images")
+    return _Queries(
+        np.concatenate([batch.codes for batch in batches]),
+        [item.labels for batch in batches for item in batch.items],
+        leaks=sum(digest in indexed for digest in chain.from_iterable(batch.digests for batch in batches)),
+        skipped=skipped,
+    )

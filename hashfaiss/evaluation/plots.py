@@ -1,0 +1,94 @@
+"""Figures of retrieval reports and code health, written as PNG (or what the file name's ending says).
+
+Reports come by name, so that several methods or lengths share one figure. Drawing needs no display.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hashfaiss.errors import ArgumentError
+from hashfaiss.evaluation.health import CodeHealth
+from hashfaiss.evaluation.retrieval import RetrievalReport
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Reports = Mapping[str, RetrievalReport]
+
+PANEL = (5.2, 4.4)  # inches
+RESOLUTION = 150  # dots per inch
+
+
+def plot_precision_recall(path: str | Path, reports: Reports) -> None:
+    """Draw precision over recall, by Hamming radius 0..K (left) and by rank (right): two curves that differ."""
+    _check(reports)
+    figure, (by_radius, by_rank) = _figure(2)
+    for name, report in reports.items():
+        by_radius.plot(report.recall_by_radius, report.precision_by_radius, marker="o", markersize=3, label=name)
+        by_rank.plot(report.recall_by_rank, report.precision_by_rank, marker="o", markersize=3, label=name)
+    by_radius.set_title("Precision-recall by Hamming radius")
+    by_rank.set_title("Precision-recall by rank")
+    for axes in (by_radius, by_rank):
+        axes.set(
+            xlabel="recall (share of relevant items returned)", ylabel="precision (share of returned items relevant)"
+        )
+        axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+        _finish(axes)
+    figure.savefig(path, dpi=RESOLUTION)
+
+
+def plot_precision_recall_at(path: str | Path, reports: Reports) -> None:
+    """Draw P@N (left) and R@N (right) over the number N of items returned."""
+    _check(reports)
+    figure, (precision, recall) = _figure(2)
+    for name, report in reports.items():
+        precision.plot(report.ranks, report.precision_by_rank, label=name)
+        recall.plot(report.ranks, report.recall_by_rank, label=name)
+    precision.set(title="Precision of the first N items", ylabel="P@N (share of the N items relevant)")
+    recall.set(title="Recall of the first N items", ylabel="R@N (share of relevant items returned)")
+    for axes in (precision, recall):
+        axes.set(xlabel="N (items returned, logarithmic)", xscale="log", ylim=(-0.02, 1.02))
+        _finish(axes)
+    figure.savefig(path, dpi=RESOLUTION)
+
+
+def plot_health(path: str | Path, health: CodeHealth) -> None:
+    """Draw the share of ones of every bit, the correlation of bits, and how many images share a code."""
+    figure, (ones, correlation, buckets) = _figure(3)
+    figure.suptitle(f"{health.images:,} codes of {health.bits} bits, {health.distinct:,} distinct")
+    ones.bar(np.arange(health.bits), health.ones, width=1.0, edgecolor="white", linewidth=0.3)
+    ones.axhline(0.5, color="black", linewidth=0.8, linestyle="--")
+    ones.set(title="Bit balance", xlabel="bit", ylabel="share of ones", ylim=(0, 1), xlim=(-0.5, health.bits - 0.5))
+    image = correlation.imshow(health.correlation, vmin=-1, vmax=1, cmap="RdBu_r", interpolation="nearest")
+    correlation.set(title="Bit correlation", xlabel="bit", ylabel="bit")
+    figure.colorbar(image, ax=correlation, label="Pearson correlation")
+    bars = buckets.bar(range(len(health.buckets)), health.buckets)
+    buckets.bar_label(bars, fmt="{:,.0f}", fontsize=8)
+    buckets.margins(y=0.1)
+    buckets.set_xticks(range(len(health.buckets)), health.bucket_names, rotation=45, ha="right")
+    buckets.set(title="Bucket sizes", xlabel="images that share a code", ylabel="distinct codes")
+    figure.savefig(path, dpi=RESOLUTION)
+
+
+def _check(reports: Reports) -> None:
+    if not reports:
+        raise ArgumentError("there is no report to draw: give at least one, by name")
+
+
+def _figure(panels: int) -> tuple[Figure, list[Axes]]:
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    figure = Figure(figsize=(PANEL[0] * panels, PANEL[1]), layout=ConstrainedLayoutEngine(w_pad=0.12))
+    return figure, [figure.add_subplot(1, panels, panel + 1) for panel in range(panels)]
+
+
+def _finish(axes: Axes) -> None:
+    axes.grid(alpha=0.3)
+    axes.legend()

@@ -1,0 +1,205 @@
+"""Exact Hamming ranking without FAISS: how many items, and how many relevant ones, lie at each distance.
+
+A metric of a ranking with ties needs no sort: the counts at each of the K + 1 distances say everything
+(McSherry & Najork 2008). Trained codes repeat, so images with the same code and the same labels are counted together.
+Everything runs in blocks: memory does not grow with queries times database.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from hashfaiss.codes import Codes, check_bits, check_codes, hamming, words
+from hashfaiss.errors import ArgumentError
+
+Counts = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
+Labels = Sequence[tuple[str, ...]]
+
+COUNT_CELLS = 1 << 18  # query-item pairs in one counting step: its 64-bit words stay near the processor's cache
+SORT_CELLS = 1 << 20  # query-item pairs in one sorting step: about 25 MB
+
+
+class LabelSets:
+    """The labels of n images as n small numbers and the distinct label sets they stand for.
+
+    Attributes:
+        set_of_row: int32 (n,), which distinct set each image carries.
+        sets: the distinct label sets, in order of first appearance; the order of labels inside a tuple is ignored.
+    """
+
+    def __init__(self, labels: Labels) -> None:
+        number_of: dict[frozenset[str], int] = {}
+        rows = (number_of.setdefault(frozenset(row), len(number_of)) for row in labels)
+        self.set_of_row = np.fromiter(rows, dtype=np.int32, count=len(labels))
+        self.sets = list(number_of)
+        carriers: dict[str, list[int]] = {}
+        for number, labels_of_set in enumerate(self.sets):
+            for label in labels_of_set:
+                carriers.setdefault(label, []).append(number)
+        self._carriers = {label: np.array(numbers) for label, numbers in carriers.items()}
+
+    def relevance(self, query: Iterable[str]) -> Flags:
+        """Which distinct sets share at least one label with the query: bool (len(sets),).
+
+        An empty set shares nothing: an unlabelled query has no relevant item, an unlabelled item is never relevant.
+        """
+        relevant = np.zeros(len(self.sets), dtype=np.bool_)
+        for label in query:
+            if label in self._carriers:
+                relevant[self._carriers[label]] = True
+        return relevant
+
+
+def distinct_codes(codes: Codes) -> tuple[Counts, Counts, Counts]:
+    """Group equal codes (n, bytes) -> (first row of each group (g,), group of each row (n,), images in each (g,))."""
+    return _refine(np.zeros(len(codes), dtype=np.int64), words(codes).T)
+
+
+def _refine(group: Counts, columns: Iterable[npt.NDArray[np.generic]]) -> tuple[Counts, Counts, Counts]:
+    """Split the groups (n,) by every column (n,) in turn: integer sorts only, whatever the width of a code."""
+    for column in columns:
+        values, value_of_row = np.unique(column, return_inverse=True)
+        group = np.unique(group * len(values) + value_of_row, return_inverse=True)[1]
+    _, first, group, count = np.unique(group, return_index=True, return_inverse=True, return_counts=True)
+    return first, group, count
+
+
+def exact_ranking(query_codes: Codes, database_codes: Codes) -> tuple[npt.NDArray[np.uint16], Counts]:
+    """The whole database in order of (distance, position) for a batch of queries.
+
+    Returns:
+        (distances, positions), both (queries, n): uint16 Hamming distances, ascending, and int64 database rows.
+        That is 10 bytes for each query and item: give as many queries at once as memory allows.
+    """
+    distances = hamming(query_codes, database_codes)
+    return np.sort(distances, axis=1, kind="stable"), order(distances)
+
+
+def order(distances: npt.NDArray[np.uint16]) -> Counts:
+    """Columns of each row in order of (distance, column): int64, the shape of `distances`.
+
+    A stable argsort of integers of at most 16 bits is a radix sort: one pass over a byte, two over uint16.
+    """
+    fits_byte = distances.max(initial=0) <= 255
+    return np.argsort(distances.astype(np.uint8) if fits_byte else distances, axis=1, kind="stable")
+
+
+class Database:
+    """Codes and labels to rank: the exact oracle that metrics and indexes are held against.
+
+    Args:
+        codes: uint8 (n, ceil(bits/8)), packed as hashfaiss.codes says.
+        bits: K.
+        labels: a tuple of label names for each image; None means that no image has a label.
+    """
+
+    def __init__(self, codes: Codes, bits: int, labels: Labels | None = None) -> None:
+        self.bits = check_bits(bits)
+        self.codes = check_codes(codes, self.bits, "database codes")
+        self.labels = LabelSets(_labels_of(self.codes, labels, "database"))
+        columns = [*words(self.codes).T, self.labels.set_of_row]
+        first, _, self._count = _refine(np.zeros(len(codes), dtype=np.int64), columns)
+        self._group_codes = self.codes[first]
+        self._group_set = self.labels.set_of_row[first]
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def level_counts(
+        self, queries: Codes, labels: Labels | None = None, leave_out: npt.ArrayLike | None = None
+    ) -> tuple[Counts, Counts]:
+        """Count database items, and relevant ones, at every Hamming distance from every query.
+
+        Args:
+            queries: uint8 (queries, ceil(bits/8)).
+            labels: a tuple of label names for each query; relevant means sharing at least one.
+            leave_out: for each query the database row that is the query itself and must not count, or None.
+
+        Returns:
+            (items, relevant), both int64 (queries, K + 1); column d counts distance d.
+        """
+        queries = check_codes(queries, self.bits, "query codes")
+        labels = _labels_of(queries, labels, "query")
+        items = np.zeros((len(queries), self.bits + 1), dtype=np.int64)
+        relevant = np.zeros_like(items)
+        for batch in batches(len(queries), len(self._group_codes), COUNT_CELLS):
+            sets = np.stack([self.labels.relevance(row) for row in labels[batch]])
+            for start in range(0, len(self._group_codes), COUNT_CELLS):
+                block = slice(start, start + COUNT_CELLS)
+                histogram = self._histogram(queries[batch], sets, block)
+                relevant[batch] += histogram[:, 1]
+                items[batch] += histogram.sum(axis=1)
+        if leave_out is not None:
+            self._subtract(items, relevant, queries, labels, self._rows(leave_out, len(queries)))
+        return items, relevant
+
+    def _histogram(self, queries: Codes, sets: Flags, block: slice) -> Counts:
+        """Counts (queries, 2, K + 1) of the block's not relevant and relevant items, by distance."""
+        levels = self.bits + 1
+        keys = hamming(queries, self._group_codes[block])
+        keys += np.take(sets, self._group_set[block], axis=1) * np.uint16(levels)
+        count = self._count[block]
+        weights = None if (count == 1).all() else count
+        rows = [np.bincount(row, weights, minlength=2 * levels) for row in keys]
+        return np.stack(rows).astype(np.int64).reshape(len(queries), 2, levels)
+
+    def _subtract(self, items: Counts, relevant: Counts, queries: Codes, labels: Labels, rows: Counts) -> None:
+        """Take each query's own database row out of its counts."""
+        sets = self.labels.set_of_row[rows]
+        distances = np.bitwise_count(queries ^ self.codes[rows]).sum(axis=1, dtype=np.int64)
+        for query, distance in enumerate(distances):
+            items[query, distance] -= 1
+            relevant[query, distance] -= self.labels.relevance(labels[query])[sets[query]]
+
+    def ranked_relevance(
+        self, queries: Codes, labels: Labels, leave_out: npt.ArrayLike | None = None
+    ) -> Iterator[tuple[slice, Flags]]:
+        """Which items are relevant, in the stable order of (distance, database row), batch by batch.
+
+        Yields:
+            (slice of the queries, bool (queries of the slice, n or n - 1 items in rank order)).
+        """
+        queries = check_codes(queries, self.bits, "query codes")
+        labels = _labels_of(queries, labels, "query")
+        rows = None if leave_out is None else self._rows(leave_out, len(queries))
+        for batch in batches(len(queries), len(self), SORT_CELLS):
+            positions = order(hamming(queries[batch], self.codes))
+            if rows is not None:
+                positions = positions[positions != rows[batch, None]].reshape(len(positions), -1)
+            by_row = (self.labels.relevance(row)[self.labels.set_of_row] for row in labels[batch])
+            yield batch, np.stack([flags[order] for flags, order in zip(by_row, positions, strict=True)])
+
+    def _rows(self, leave_out: npt.ArrayLike, queries: int) -> Counts:
+        rows = np.asarray(leave_out)
+        if rows.shape != (queries,) or not np.issubdtype(rows.dtype, np.integer):
+            raise ArgumentError(
+                f"leave_out is {rows.dtype} of shape {rows.shape}: give one database row for each of the "
+                f"{queries} queries"
+            )
+        if rows.size and (rows.min() < 0 or rows.max() >= len(self)):
+            raise ArgumentError(
+                f"leave_out holds rows {rows.min()} to {rows.max()}: the database has rows 0 to {len(self) - 1}"
+            )
+        return rows.astype(np.int64)
+
+
+def _labels_of(codes: Codes, labels: Labels | None, name: str) -> Labels:
+    if labels is None:
+        return [()] * len(codes)
+    if len(labels) != len(codes):
+        raise ArgumentError(f"{name} has {len(codes)} codes and {len(labels)} label tuples: give one tuple a code")
+    for row in labels:
+        if isinstance(row, str):
+            raise ArgumentError(f"{name} labels hold the text {row!r}: give tuples, ({row!r},) for one label")
+    return labels
+
+
+def batches(queries: int, items: int, cells: int) -> Iterator[slice]:
+    """Slices of the queries, such that queries times items stays near `cells`; at least one query each."""
+    size = max(1, cells // max(items, 1))
+    for start in range(0, queries, size):
+        yield slice(start, min(start + size, queries))

@@ -1,0 +1,51 @@
+"""What a search returns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Answers to a batch of queries, one after another; no padding, each sorted by (distance, id).
+
+    Attributes:
+        offsets: int64 (queries + 1,); query q's answers are at offsets[q] to offsets[q + 1].
+        ids: int64 (answers,).
+        distances: Hamming distances, int32 (answers,).
+        exact: bool (queries,); True where the probes made prove that flat search would answer the same.
+    """
+
+    offsets: npt.NDArray[np.int64]
+    ids: npt.NDArray[np.int64]
+    distances: npt.NDArray[np.int32]
+    exact: npt.NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.exact)
+
+    def __getitem__(self, query: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
+        """Ids and distances of one query."""
+        if not -len(self) <= query < len(self):
+            raise IndexError(f"query {query} of {len(self)}")
+        start = self.offsets[query % len(self)]
+        end = self.offsets[query % len(self) + 1]
+        return self.ids[start:end], self.distances[start:end]
+
+    def __iter__(self) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]]:
+        return (self[query] for query in range(len(self)))
+
+    @classmethod
+    def join(cls, parts: list[Answers]) -> Answers:
+        """One batch after another."""
+        counts = [np.diff(part.offsets) for part in parts]
+        return cls(
+            np.concatenate([[0], *counts]).cumsum(dtype=np.int64),
+            np.concatenate([np.empty(0, np.int64), *(part.ids for part in parts)]),
+            np.concatenate([np.empty(0, np.int32), *(part.distances for part in parts)]),
+            np.concatenate([np.empty(0, np.bool_), *(part.exact for part in parts)]),
+        )

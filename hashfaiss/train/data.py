@@ -1,0 +1,216 @@
+"""The training set in memory: every image decoded once, labels as a 0/1 matrix, validation split, augmentation."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hashfaiss.errors import ArgumentError, ImageError, LabelError, TrainingError
+from hashfaiss.images import Preprocessing, read_image
+
+LabelledImages = Sequence[tuple[str, tuple[str, ...]]]
+Augment = Literal["none", "flip", "crop"]
+
+MEMORY_BYTES = 4 << 30  # a decoded set beyond this lies in a temporary file
+DECODE_AHEAD = 1024
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Decoded images with their labels.
+
+    Attributes:
+        images: uint8 (n, 3, side, side).
+        labels: float32 (n, classes), 0 or 1.
+        names: the label names of each image.
+    """
+
+    images: Tensor
+    labels: Tensor
+    names: list[tuple[str, ...]]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What is trained and validated on.
+
+    Attributes:
+        training, validation: the two parts; validation may be empty.
+        classes: label names, sorted: the columns of `labels`.
+        skipped: (path, reason) of images that could not be read.
+        fingerprint: sha256 over the images' names, labels and parts, to know the same data again.
+    """
+
+    training: ImageSet
+    validation: ImageSet
+    classes: list[str]
+    skipped: list[tuple[str, str]]
+    fingerprint: str
+
+
+def load_training_data(
+    images: LabelledImages,
+    preprocessing: Preprocessing,
+    augment: Augment,
+    validation: float,
+    seed: int,
+    on_decoded: Callable[[int], None],
+) -> TrainingData:
+    """Split and decode.
+
+    Args:
+        images: (path, label names) of each.
+        preprocessing: resizes them.
+        augment: "crop" keeps a margin around the training images to crop from.
+        validation: share of the images kept for validation, 0 for none.
+        seed: of the split.
+        on_decoded: told now and then how many more images are done.
+
+    Raises:
+        LabelError: fewer than 2 classes.
+        TrainingError: fewer than 2 readable training images, or too few for a validation.
+    """
+    classes = sorted({name for _, names in images for name in names})
+    if len(classes) < 2:
+        raise LabelError(
+            f"{len(images):,} images have {len(classes)} label ({', '.join(classes)}): give images of 2 classes or more"
+        )
+    held_out = split_validation([names for _, names in images], validation, seed)
+    parts = [[image for image, out in zip(images, held_out, strict=True) if out is part] for part in (False, True)]
+    skipped: list[tuple[str, str]] = []
+    training = _decode(parts[0], classes, preprocessing, augment == "crop", skipped, on_decoded)
+    held = _decode(parts[1], classes, preprocessing, False, skipped, on_decoded)
+    if len(training) < 2:
+        reason = f"; the first that cannot be read: {skipped[0][0]!r}, {skipped[0][1]}" if skipped else ""
+        raise TrainingError(f"{len(training)} of {len(images):,} images are left to train on: give 2 or more{reason}")
+    described = [[[os.path.basename(path), names] for path, names in part] for part in parts]
+    left_out = [os.path.basename(path) for path, _ in skipped]
+    fingerprint = hashlib.sha256(json.dumps([described, left_out]).encode()).hexdigest()
+    return TrainingData(training, held, classes, skipped, fingerprint)
+
+
+def split_validation(labels: Sequence[tuple[str, ...]], share: float, seed: int) -> list[bool]:
+    """Draw the validation images: `share` of each class, and at least 2 of a class that gives any.
+
+    An image of several labels counts for the rarest of them. Two, because a validation image is a query for the others
+    of its class.
+
+    Raises:
+        ArgumentError: `share` is not from 0 to below 1.
+        TrainingError: no class has the images for it.
+    """
+    if not 0 <= share < 1:
+        raise ArgumentError(f"validation is {share}: give a share of the images from 0 to below 1")
+    frequency: dict[str, int] = {}
+    for names in labels:
+        for name in names:
+            frequency[name] = frequency.get(name, 0) + 1
+    groups: dict[str, list[int]] = {}
+    for row, names in enumerate(labels):
+        rarest = min(names, key=lambda name: (frequency[name], name))
+        groups.setdefault(rarest, []).append(row)
+    random = np.random.default_rng(seed)
+    held_out = [False] * len(labels)
+    for _, rows in sorted(groups.items()):
+        count = round(share * len(rows))
+        count = max(count, 2) if count and len(rows) >= 4 else 0
+        for row in random.permutation(rows)[:count]:
+            held_out[row] = True
+    if share and not any(held_out):
+        raise TrainingError(
+            f"validation={share} of {len(labels):,} images in {len(groups)} classes leaves no class with 2 validation "
+            "images: give more images, a larger validation, or validation=0 to train without one"
+        )
+    return held_out
+
+
+def augment_batch(images: Tensor, kind: Augment, size: int, generator: torch.Generator) -> Tensor:
+    """Flip half of the images left to right ("flip"), and also cut out a random square of `size` ("crop").
+
+    Args:
+        images: uint8 (n, 3, side, side); for "none" and "flip" side is `size`.
+        generator: on the CPU, whatever the device of the images: a seed means the same everywhere.
+
+    Returns:
+        uint8 (n, 3, size, size).
+    """
+    if kind == "none":
+        return images
+    n, _, side, _ = images.shape
+    flipped = torch.rand(n, 1, generator=generator) < 0.5
+    slack = side - size + 1
+    top, left = torch.randint(slack, (2, n, 1), generator=generator).unbind() if slack > 1 else (0, 0)
+    span = torch.arange(size)
+    rows = (top + span).expand(n, size).to(images.device)
+    columns = (left + torch.where(flipped, size - 1 - span, span)).to(images.device)
+    image = torch.arange(n, device=images.device)
+    channel = torch.arange(3, device=images.device)
+    return images[image[:, None, None, None], channel[:, None, None], rows[:, None, :, None], columns[:, None, None]]
+
+
+def _decode(
+    images: LabelledImages,
+    classes: list[str],
+    preprocessing: Preprocessing,
+    margin: bool,
+    skipped: list[tuple[str, str]],
+    on_decoded: Callable[[int], None],
+) -> ImageSet:
+    side = preprocessing.margin_size if margin else preprocessing.size
+    pixels = _empty((len(images), 3, side, side))
+    names: list[tuple[str, ...]] = []
+
+    def read(path: str) -> Tensor | str:
+        try:
+            return preprocessing.resize(read_image(path), margin)
+        except ImageError as error:
+            return error.reason
+
+    waiting = iter(images)
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as threads:
+        while block := list(islice(waiting, DECODE_AHEAD)):
+            for (path, labels), image in zip(block, threads.map(read, [path for path, _ in block]), strict=True):
+                if isinstance(image, str):
+                    skipped.append((path, image))
+                else:
+                    pixels[len(names)] = image
+                    names.append(labels)
+            on_decoded(len(block))
+    column = {name: position for position, name in enumerate(classes)}
+    matrix = torch.zeros(len(names), len(classes))
+    for row, labels in enumerate(names):
+        matrix[row, [column[name] for name in labels]] = 1
+    return ImageSet(pixels[: len(names)], matrix, names)
+
+
+def _empty(shape: tuple[int, ...]) -> Tensor:
+    """A uint8 tensor in memory, or beyond MEMORY_BYTES in a temporary file that vanishes with it."""
+    size = math.prod(shape)
+    if size <= MEMORY_BYTES:
+        return torch.empty(shape, dtype=torch.uint8)
+    with tempfile.TemporaryFile() as file:
+        try:
+            file.truncate(size)
+            if hasattr(os, "posix_fallocate"):  # a full disk is an error now, and not a crash at a later write
+                os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            raise TrainingError(
+                f"the decoded images take {size / 2**30:.1f} GiB in {tempfile.gettempdir()!r} ({error.strerror}): "
+                "set TMPDIR to a folder with room, or train at a smaller size"
+            ) from None
+        return torch.from_numpy(np.memmap(file, dtype=np.uint8, mode="r+", shape=shape))

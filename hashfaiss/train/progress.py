@@ -1,0 +1,90 @@
+"""Telling how a training goes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+REPORT_SECONDS = 0.1
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a training is.
+
+    Attributes:
+        epoch, epochs: the current one and how many there are; epoch 0 is reading the images.
+        done, total: images of this epoch; done == total comes once, after the epoch's validation.
+        loss: mean over the epoch so far, or None while reading.
+        images_per_second: trained on in this epoch.
+        seconds_left: to the end of the training, or None while unknown.
+        validation_map: the latest, or None.
+    """
+
+    epoch: int
+    epochs: int
+    done: int
+    total: int
+    loss: float | None = None
+    images_per_second: float = 0.0
+    seconds_left: float | None = None
+    validation_map: float | None = None
+
+
+class Clock:
+    """Counts images and tells `callback` about ten times a second, and at the end of each epoch.
+
+    Args:
+        images: in an epoch.
+        epochs: in all.
+        finished: epochs that earlier sittings have done.
+    """
+
+    def __init__(self, images: int, epochs: int, finished: int, callback: Callable[[Progress], None]) -> None:
+        self.images, self.epochs, self.callback = images, epochs, callback
+        self.epoch = finished
+        self.left = (epochs - finished) * images
+        self.trained = 0
+        self.validation_map: float | None = None
+        self.started = self.told = time.monotonic()
+
+    def start_epoch(self, epoch: int) -> None:
+        """The images that follow belong to `epoch`."""
+        self.epoch, self.done, self.images_per_second = epoch, 0, 0.0
+        self.epoch_started = time.monotonic()
+
+    def tick(self, images: int, loss_sum: Tensor) -> None:
+        """`images` more are done; `loss_sum` is read, which waits for the device, only when it is time to tell."""
+        self.done += images
+        self.trained += images
+        now = time.monotonic()
+        self.images_per_second = self.done / max(now - self.epoch_started, 1e-9)
+        if now - self.told >= REPORT_SECONDS and self.done < self.images:
+            self.told = now
+            self._tell(float(loss_sum) / self.done)
+
+    def finish_epoch(self, loss: float, validation_map: float | None) -> None:
+        """The epoch is over and on disk; `validation_map` is None where it was not measured."""
+        if validation_map is not None:
+            self.validation_map = validation_map
+        self._tell(loss)
+
+    def _tell(self, loss: float) -> None:
+        # The pace is that of the whole sitting, so that it includes validations.
+        pace = (time.monotonic() - self.started) / max(self.trained, 1)
+        seconds_left = (self.left - self.trained) * pace
+        self.callback(
+            Progress(
+                self.epoch,
+                self.epochs,
+                self.done,
+                self.images,
+                loss,
+                self.images_per_second,
+                seconds_left,
+                self.validation_map,
+            )
+        )

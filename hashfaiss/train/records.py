@@ -1,0 +1,98 @@
+"""What a training leaves beside its model: the state to continue from, and its curves."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+
+from hashfaiss.errors import TrainingError
+from hashfaiss.files import write_atomic
+
+STATE_FORMAT = "hashfaiss-training-1"
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One line of `metrics.csv`.
+
+    Attributes:
+        epoch: from 1.
+        loss: mean over the epoch's images.
+        validation_map: leave-one-out tie-aware mAP of the validation images from 0 to 1, or None where not measured.
+        learning_rate: during the epoch.
+        images_per_second: through training, without validation.
+        seconds: since the start of the training, in all its sittings.
+    """
+
+    epoch: int
+    loss: float
+    validation_map: float | None
+    learning_rate: float
+    images_per_second: float
+    seconds: float
+
+
+def training_folder(out: Path) -> Path:
+    """Folder of a model's training: `dhida.training/` beside `dhida.pt`."""
+    return out.with_name(f"{out.stem}.training")
+
+
+def write_metrics(folder: Path, history: Sequence[Epoch]) -> None:
+    """Write `metrics.csv`, one line an epoch."""
+    text = io.StringIO()
+    rows = csv.DictWriter(text, [field.name for field in fields(Epoch)], lineterminator="\n")
+    rows.writeheader()
+    rows.writerows(asdict(epoch) for epoch in history)
+    write_atomic(folder / "metrics.csv", text.getvalue().encode())
+
+
+def draw_curves(folder: Path, history: Sequence[Epoch]) -> None:
+    """Draw `loss.png`: loss an epoch, validation mAP on a second axis."""
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    loss_axis = figure.subplots()
+    loss_axis.plot([row.epoch for row in history], [row.loss for row in history], "o-", markersize=3, color="C0")
+    loss_axis.set_xlabel("epoch")
+    loss_axis.set_ylabel("training loss", color="C0")
+    measured = [(row.epoch, row.validation_map) for row in history if row.validation_map is not None]
+    if measured:
+        map_axis = loss_axis.twinx()
+        map_axis.plot(*zip(*measured, strict=True), "s-", markersize=3, color="C1")
+        map_axis.set_ylabel("validation mAP", color="C1")
+    image = io.BytesIO()
+    figure.savefig(image, format="png", dpi=120)
+    write_atomic(folder / "loss.png", image.getvalue())
+
+
+def write_state(folder: Path, state: dict[str, Any]) -> None:
+    """Write `state.pt`, whole or not at all."""
+    buffer = io.BytesIO()
+    torch.save({"format": STATE_FORMAT, **state}, buffer)
+    write_atomic(folder / "state.pt", buffer.getbuffer())
+
+
+def read_state(folder: Path) -> dict[str, Any] | None:
+    """Read `state.pt`, or None where there is none.
+
+    Raises:
+        TrainingError: it cannot be read, or is none of ours.
+    """
+    path = folder / "state.pt"
+    if not path.exists():
+        return None
+    advice = "train without resume to start over"
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise TrainingError(f"cannot read {str(path)!r} ({error.strerror}): {advice}") from None
+    except Exception:  # torch.load answers hostile bytes with exceptions of any kind
+        raise TrainingError(f"{str(path)!r} is damaged: {advice}") from None
+    if not isinstance(state, dict) or state.get("format") != STATE_FORMAT:
+        raise TrainingError(f"{str(path)!r} is not the state of a training by this version: {advice}")
+    return state
