@@ -18,7 +18,6 @@ from typer.core import TyperGroup
 
 from hashfaiss.errors import ArgumentError, HashfaissError
 
-
 # Read by OpenMP when torch and FAISS load: threads that wait spin otherwise, and beside another busy process that makes
 # two threads 10 times slower than one.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -143,8 +142,8 @@ def train(
     """
     arguments = {name: value for name, value in locals().items() if name != "resume"}
     from hashfaiss.console import note, say, training_bar
-    from hashfaiss.train.options import TrainOptions
-    from hashfaiss.train.trainer import train as train_network
+    from hashfaiss.train import TrainOptions
+    from hashfaiss.train import train as train_network
 
     with training_bar() as progress:
         result = train_network(TrainOptions(**arguments), resume, progress)

@@ -57,7 +57,7 @@ def pack_tensor(outputs: torch.Tensor) -> torch.Tensor:
     ones = torch.zeros(n, code_bytes(bits) * 8, dtype=torch.uint8, device=outputs.device)
     ones[:, :bits] = outputs >= 0
     weights = 2 ** torch.arange(8, dtype=torch.uint8, device=outputs.device)
-    return (ones.view(n, -1, 8) * weights).sum(dim=2, dtype=torch.uint8)
+    return (ones.view(n, code_bytes(bits), 8) * weights).sum(dim=2, dtype=torch.uint8)
 
 
 def unpack(codes: Codes, bits: int) -> npt.NDArray[np.int8]:

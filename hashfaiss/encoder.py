@@ -43,9 +43,9 @@ def choose_device(device: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         chosen = torch.device(device)
-        torch.empty(1, device=chosen)
+        torch.zeros(1, device=chosen).item()
     except (RuntimeError, AssertionError) as error:
-        reason = (str(error).strip().splitlines() or ["unknown"])[0]
+        reason = (str(error).strip().splitlines() or ["unknown"])[0].split(". ")[0][:200]
         raise ArgumentError(f"device {device!r} cannot be used here ({reason}): give auto, cpu or cuda") from None
     return chosen
 
@@ -141,7 +141,7 @@ class Encoder:
             if "device" in str(error):
                 raise
             raise ModelError(f"the model {name!r} cannot be used: {error}") from None
-        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RuntimeError) as error:
             detail = " ".join(str(error).split())[:200]
             raise ModelError(
                 f"the model {name!r} is damaged or incomplete ({detail}): train or copy it again"
@@ -236,7 +236,7 @@ class Encoder:
         from hashfaiss.library import ImageIndex
 
         index = ImageIndex.create(self, path, kind)
-        index.build(images, labels)
+        index.build(images, labels, None if kind == "auto" else kind)
         return index
 
 
@@ -255,9 +255,10 @@ def _read_model(name: str) -> dict[str, Any]:
         raise ModelError(
             f"{name!r} is not a hashfaiss model, but {_seems(data, values)}: give a file that `hashfaiss train` wrote"
         )
-    if values.get("version") != VERSION:
+    version = values.get("version")
+    if not isinstance(version, int) or version != VERSION:
         raise ModelError(
-            f"the model {name!r} has format version {values.get('version')!r}, and this hashfaiss reads {VERSION}: "
+            f"the model {name!r} has format version {version!r}, and this hashfaiss reads {VERSION}: "
             "install the hashfaiss that wrote it, or train again"
         )
     return values

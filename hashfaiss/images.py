@@ -12,7 +12,6 @@ import stat
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -35,8 +34,9 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 CROP_SHARE = 224 / 256  # the papers' evaluation crop: resize to 256, keep the central 224
 
-# The limit above is our own; Pillow's warning at half of it would only be noise.
+# The limit above is our own, and Pillow's warnings name no file: noise, where an ImageError tells what matters.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 Fit = Literal["crop", "stretch"]
 
@@ -71,8 +71,8 @@ def find_images(
         ArgumentError: `folder` is not a folder.
     """
     root = os.path.abspath(os.fspath(folder))  # links are kept as they are named
-    if not Path(root).is_dir():
-        what = "is a file" if Path(root).exists() else "does not exist"
+    if not os.path.isdir(root):
+        what = "is a file" if os.path.exists(root) else "does not exist"
         raise ArgumentError(f"{os.fspath(folder)!r} {what}: give a folder of images")
     return _walk(root, on_skip)
 
@@ -176,13 +176,25 @@ def _torchcodec(data: bytes) -> Tensor:
 
 
 def from_pillow(image: Image.Image) -> Tensor:
-    """A Pillow image as uint8 (3, height, width): first frame, upright, 16 bits scaled to 8, alpha over white."""
-    image.seek(0)
-    image = ImageOps.exif_transpose(image)
+    """A Pillow image as uint8 (3, height, width): first frame, upright, 16 bits scaled to 8, alpha over white.
+
+    Raises:
+        ImageError: its file is damaged or closed, it has no pixels, or its values are no colours.
+    """
+    try:
+        image.seek(0)
+        image = ImageOps.exif_transpose(image)  # reads the pixels, where they were not yet read
+    except Exception as error:  # as in decode_image
+        raise ImageError(None, f"damaged: {_one_line(error)}") from None
+    if 0 in image.size:
+        raise ImageError(None, f"{image.width} x {image.height} pixels")
     if image.mode.startswith("I"):
         values = np.asarray(image).astype(np.int64)
         if values.min(initial=0) < 0 or values.max(initial=0) > 65535:
             raise ImageError(None, "32-bit values, which are no colours")
+        clear = image.info.get("transparency")
+        if isinstance(clear, int):
+            values[values == clear] = 65535
         image = Image.fromarray((values >> 8).astype(np.uint8))
     elif image.mode == "F":
         raise ImageError(None, "floating-point values, which are no colours")
@@ -269,8 +281,8 @@ class Preprocessing:
         """The reverse of `to_dict`; ModelError when the values are not such a description."""
         try:
             mean, std = (tuple(float(v) for v in values[name]) for name in ("mean", "std"))
-            if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
-                raise ValueError("mean and std need three values each")
+            if len(mean) != 3 or len(std) != 3 or not np.isfinite(mean + std).all() or min(std) <= 0:
+                raise ValueError("mean and std need three finite values each, and std positive ones")
             return cls(values["size"], values["fit"], mean, std)
-        except (ArgumentError, KeyError, TypeError, ValueError) as error:
+        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
             raise ModelError(f"the model file's preprocessing cannot be used ({error}): take another file") from None

@@ -10,6 +10,7 @@ Paths in a file are relative to the images' folder. Only the images a file lists
 from __future__ import annotations
 
 import csv
+import io
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -36,12 +37,12 @@ def labelled_files(
     if labels_file is None:
         return ((file, _folder_label(file.path, root)) for file in files)
     listed = read_label_file(labels_file)
-    if not any(Path(root, path).is_file() for path in listed):
+    if not any(os.path.isfile(os.path.join(root, path)) for path in listed):
         raise LabelError(
             f"{os.fspath(labels_file)!r} lists {len(listed):,} images, such as {next(iter(listed))!r}, and none of "
             f"them is in {os.fspath(folder)!r}: give the folder its paths start from as the images"
         )
-    return ((image_file(os.path.join(root, path)), labels) for path, labels in listed.items())
+    return ((image_file(os.path.abspath(os.path.join(root, path))), labels) for path, labels in listed.items())
 
 
 def labelled_images(
@@ -84,7 +85,7 @@ def read_label_file(file: str | os.PathLike[str]) -> dict[str, Labels]:
         raise LabelError(f"cannot read the label file {name!r}: {error.strerror}") from None
     if "\0" in text:
         raise LabelError(f"{name!r} is not a text file: give a CSV of path,label or a list file")
-    lines = text.splitlines()
+    lines = text.split("\n")  # not splitlines: names may hold what Unicode calls a line separator
     first = next((line for line in lines if line.strip()), "")
     found = _read_list(name, lines) if _list_line(first) else _read_csv(name, text)
     if not found:
@@ -122,7 +123,7 @@ def _read_list(name: str, lines: list[str]) -> dict[str, Labels]:
 
 def _read_csv(name: str, text: str) -> dict[str, Labels]:
     found: dict[str, Labels] = {}
-    reader = csv.reader(text.splitlines(keepends=True), strict=True)
+    reader = csv.reader(io.StringIO(text), strict=True)
     try:
         for row in reader:
             if not row or (not found and [cell.strip().lower() for cell in row[:2]] in _HEADERS):

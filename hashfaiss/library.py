@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from hashfaiss.encoder import Encoder, Images
-    from hashfaiss.pipeline import Batch
+    from hashfaiss.pipeline import Batch, Item
     from hashfaiss.sync import LabelsOf, Progress
 
     One = str | os.PathLike[str] | Image
@@ -65,18 +66,21 @@ class ImageIndex:
         if path is None:
             return cls(CodeStore.create(None, encoder.bits, encoder=about, kind=kind), encoder)
         folder = Path(path)
-        if (folder / "manifest.json").exists():
+        new = not (folder / "manifest.json").exists()
+        if not new:
             index = cls(CodeStore.open(folder), device=str(encoder.device))
             index._check_encoder(encoder)
             index._encoder = encoder
-            return index
-        store = CodeStore.create(folder, encoder.bits, encoder=about, kind=kind)
-        try:
-            encoder.save(folder / ENCODER)
-        except OSError as error:
-            (folder / "manifest.json").unlink(missing_ok=True)
-            raise IndexFolderError(f"cannot write to the index {str(path)!r}: {error.strerror}") from None
-        return cls(store, encoder)
+        else:
+            index = cls(CodeStore.create(folder, encoder.bits, encoder=about, kind=kind), encoder)
+        if not (folder / ENCODER).exists():  # it is new, or its maker was killed here
+            try:
+                encoder.save(folder / ENCODER)
+            except OSError as error:
+                if new:
+                    (folder / "manifest.json").unlink(missing_ok=True)
+                raise IndexFolderError(f"cannot write to the index {str(path)!r}: {error.strerror}") from None
+        return index
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], encoder: Encoder | None = None, device: str = "auto") -> ImageIndex:
@@ -120,33 +124,38 @@ class ImageIndex:
             CorruptIndexError: the index's own encoder is damaged or gone.
         """
         if self._encoder is None:
-            from hashfaiss.encoder import Encoder
-
-            assert self.path is not None  # an index in memory is made with its encoder
-            try:
-                encoder = Encoder.load(self.path / ENCODER, self._device)
-            except ModelError as error:
-                raise CorruptIndexError(f"the index's encoder cannot be used: {error}") from None
-            if encoder.identity != self.store.manifest["encoder"]["identity"]:
-                raise CorruptIndexError(
-                    f"{str(self.path / ENCODER)!r} is not the encoder that made the codes: restore it from a copy, or "
-                    "delete the index folder and build again"
-                )
-            self._encoder = encoder
+            self._encoder = self._stored_encoder()
         return self._encoder
+
+    def _stored_encoder(self) -> Encoder:
+        from hashfaiss.encoder import Encoder
+
+        assert self.path is not None  # an index in memory is made with its encoder
+        try:
+            encoder = Encoder.load(self.path / ENCODER, self._device)
+        except ModelError as error:
+            raise CorruptIndexError(f"the index's encoder cannot be used: {error}") from None
+        if encoder.identity != self.store.manifest["encoder"]["identity"]:
+            raise CorruptIndexError(
+                f"{str(self.path / ENCODER)!r} is not the encoder that made the codes: restore it from a copy, or "
+                "delete the index folder and build again"
+            )
+        return encoder
 
     @property
     def codes(self) -> CodeIndex:
         """The codes, searchable without images; FAISS's own index is taken from its file where that is sound."""
-        if self._codes is None:
+        found = self._codes
+        if found is None:
             codes, ids = self.store.codes()
             stored = self._stored_faiss()
             with contextlib.suppress(CorruptIndexError):
                 if stored is not None:
-                    self._codes = CodeIndex.load(stored, codes, ids, self.bits, self.store.manifest["index"]["kind"])
-            if self._codes is None:
-                self._codes = CodeIndex(codes, ids, self.bits, self.store.manifest["kind"])
-        return self._codes
+                    found = CodeIndex.load(stored, codes, ids, self.bits, self.store.manifest["index"]["kind"])
+            if found is None:
+                found = CodeIndex(codes, ids, self.bits, self.store.manifest["kind"])
+            self._codes = found
+        return found
 
     def _stored_faiss(self) -> bytes | None:
         """The FAISS file, if it is of this generation and not a byte was altered."""
@@ -192,6 +201,8 @@ class ImageIndex:
         """Take up the generation committed last."""
         if self.path is not None:
             self.store, self._codes = CodeStore.open(self.path), None
+            if self._encoder is not None:
+                self._check_encoder(self._encoder)
 
     # ---- search -------------------------------------------------------------------------------------------------
 
@@ -218,11 +229,12 @@ class ImageIndex:
 
     def _answer(self, images: One | Many, search: Callable[[Codes], Answers]) -> Hits | list[Hits]:
         answers: list[Hits] = []
-        for result in self._answers(images, search):
+        several = isinstance(images, (list, tuple))
+        for result in self._answers(images if several else [images], search):
             if isinstance(result, ImageError):
                 raise result
             answers.append(result)
-        return answers if isinstance(images, (list, tuple)) else answers[0]
+        return answers if several else answers[0]
 
     def stream(
         self, images: Iterable[One], k: int | None = None, radius: int | None = None
@@ -239,15 +251,27 @@ class ImageIndex:
         from hashfaiss.pipeline import as_items, encode_stream
 
         search(self.encoder.no_codes())  # a wrong k or radius is told before any image is read
-        for batch in encode_stream(self.encoder, as_items(images), batch_size=QUERY_BATCH):
-            yield from self._hits(batch, search(batch.codes))
+        asked: deque[Item] = deque()
 
-    def _hits(self, batch: Batch, answers: Answers) -> Iterator[Hits | ImageError]:
-        for item, reason in batch.skipped:
-            yield ImageError(item.path, reason)
-        for item, (ids, distances), exact in zip(batch.items, answers, answers.exact.tolist(), strict=True):
-            found = tuple(map(self.hit, ids.tolist(), distances.tolist()))
-            yield Hits(item.path, exact, found)
+        def items() -> Iterator[Item]:
+            for item in as_items(images):
+                asked.append(item)
+                yield item
+
+        for batch in encode_stream(self.encoder, items(), batch_size=QUERY_BATCH):
+            yield from self._hits(batch, search(batch.codes), asked)
+
+    def _hits(self, batch: Batch, answers: Answers, asked: deque[Item]) -> Iterator[Hits | ImageError]:
+        """Answers for the items of a batch and reasons for those skipped, in the order they were asked."""
+        reasons = {id(item): reason for item, reason in batch.skipped}
+        found = zip(answers, answers.exact.tolist(), strict=True)
+        for _ in range(len(batch.items) + len(batch.skipped)):
+            item = asked.popleft()
+            if id(item) in reasons:
+                yield ImageError(item.path, reasons[id(item)])
+                continue
+            (ids, distances), exact = next(found)
+            yield Hits(item.path, exact, tuple(map(self.hit, ids.tolist(), distances.tolist())))
 
     def hit(self, image_id: int, distance: int) -> Hit:
         """The image of an id the codes were searched for."""
@@ -288,8 +312,8 @@ class ImageIndex:
         """Add a folder, paths, Pillow images or a tensor batch; like `build`, but no image leaves the index."""
         return build(self, images, labels, forget=False, progress=progress)
 
-    def remove(self, images: Iterable[str | os.PathLike[str]]) -> int:
-        """Take out the images at these paths, or below these folders; the files stay. Returns how many.
+    def remove(self, images: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> int:
+        """Take out the images at this path or these paths, or below these folders; the files stay. Returns how many.
 
         Raises:
             ArgumentError: the index has no image at one of the paths; nothing is removed.
@@ -297,7 +321,7 @@ class ImageIndex:
         return remove(self, images)
 
     def verify(self) -> Iterator[tuple[str, str | None]]:
-        """Check every stored file against what was written, and FAISS's answers against the exact ranking.
+        """Check every stored file against what was written (`evaluate_index` checks FAISS's answers).
 
         Yields:
             what was checked, and what is wrong with it, or None.
@@ -306,7 +330,7 @@ class ImageIndex:
         trouble = None
         if self.path is not None:
             try:
-                _ = self.encoder
+                self._stored_encoder()
             except CorruptIndexError as error:
                 trouble = str(error)
             yield ENCODER, trouble

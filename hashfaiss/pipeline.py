@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -72,16 +72,24 @@ def as_items(images: Images) -> Iterator[Item]:
 
     Raises:
         ArgumentError: anything else.
+        ImageError: as they are read, a folder that cannot be listed.
     """
     if isinstance(images, (str, os.PathLike)):
-        if Path(images).is_dir():
-            return (Item(file) for file in find_images(images))
+        if os.path.isdir(images):
+            return (Item(file) for file in find_images(images, _refuse))
         images = [images]
     elif isinstance(images, Image):
         images = [images]
     elif isinstance(images, Tensor):
         return (Item(image) for image in from_tensor(images))
-    return map(_as_item, images)
+    try:
+        return map(_as_item, images)
+    except TypeError:
+        return iter([_as_item(images)])
+
+
+def _refuse(path: str, reason: str) -> None:
+    raise ImageError(path, reason)
 
 
 def _as_item(image: object) -> Item:
@@ -111,6 +119,7 @@ def encode_stream(
 
 
 Prepared = tuple[Tensor, bytes] | str
+_PILLOW = threading.Lock()  # a Pillow image reads its file late, and may be given more than once
 
 
 def _prepared(
@@ -134,11 +143,18 @@ def _prepare(encoder: Encoder, item: Item) -> Prepared:
             data = read_bytes(item.source.path)
             image = decode_image(data, item.source.path)
         else:
-            image = from_pillow(item.source) if isinstance(item.source, Image) else item.source
+            image = _from_memory(item.source)
             data = np.ascontiguousarray(image.cpu().numpy()).tobytes()
         return encoder.preprocessing.resize(image), hashlib.blake2b(data, digest_size=DIGEST_BYTES).digest()
     except ImageError as error:
         return error.reason
+
+
+def _from_memory(source: Image | Tensor) -> Tensor:
+    if isinstance(source, Tensor):
+        return source
+    with _PILLOW:
+        return from_pillow(source)
 
 
 def _batches(encoder: Encoder, prepared: Iterator[tuple[Item, Prepared]], batch_size: int) -> Iterator[Batch]:

@@ -7,13 +7,14 @@
     label        int32, indices into label_name; label_end int64 (n,)
     removed      int64, ids of earlier segments that this one takes out
 
-Every dataset carries fletcher32, so that a damaged byte is an error and not a wrong answer. Paths are bytes because a
-file name need not be text. A segment is made in memory and written in one piece, so that a full disk is an ordinary
-OSError; it is never changed afterwards.
+Every dataset carries fletcher32, but HDF5's own structures carry nothing, and HDF5 crashes on some damaged ones: a
+file's sha256 is checked before HDF5 sees it. Paths are bytes because a file name need not be text. A segment is made
+in memory and written in one piece, so that a full disk is an ordinary OSError; it is never changed afterwards.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 from collections.abc import Iterator, Sequence
@@ -92,16 +93,21 @@ def _strings(name: str, values: Sequence[bytes]) -> dict[str, npt.NDArray[Any]]:
 class Segment:
     """A segment opened for reading, from a file or from its bytes.
 
-    Its columns are read when first asked for.
+    Its columns are read when first asked for. With `sha256`, no byte of the file is used unless all are as written.
 
     Raises:
+        FileNotFoundError: there is no such file.
         CorruptIndexError: not a segment of `bits` bits, or damaged; the message names the file.
     """
 
-    def __init__(self, source: Path | bytes, bits: int) -> None:
+    def __init__(self, source: Path | bytes, bits: int, sha256: str | None = None) -> None:
         self.name = str(source) if isinstance(source, Path) else "a segment in memory"
         self.bits = bits
         try:
+            if isinstance(source, Path) and sha256 is not None:
+                with source.open("rb") as file:
+                    if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
+                        raise ValueError("its bytes are not those that were written")
             # what was written never changes, so the file needs no lock of HDF5's
             opened = source if isinstance(source, Path) else io.BytesIO(source)
             self._file = h5py.File(opened, "r", locking=False) if isinstance(source, Path) else h5py.File(opened, "r")

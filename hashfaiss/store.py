@@ -87,7 +87,9 @@ class CodeStore:
         for attempt in range(10):
             manifest = _read_manifest(folder)
             try:
-                segments = [Segment(folder / entry["file"], manifest["bits"]) for entry in manifest["segments"]]
+                segments = [
+                    Segment(folder / entry["file"], manifest["bits"], entry["sha256"]) for entry in manifest["segments"]
+                ]
             except FileNotFoundError as error:
                 # a writer may have replaced the generation just read
                 if attempt == 9 or _read_manifest(folder)["generation"] == manifest["generation"]:
@@ -171,6 +173,8 @@ class CodeStore:
             raise IndexLockedError(
                 f"another process is writing to {str(self.path)!r}: wait for it to end, or write to another index"
             ) from None
+        except OSError as error:
+            raise IndexFolderError(f"cannot write to the index {str(self.path)!r}: {error.strerror or error}") from None
         try:
             self._take(CodeStore.open(self.path))
             _clear(self.path, self.manifest)
@@ -272,7 +276,7 @@ class StoreWriter:
         """Rewrite the live rows into as few segments as can be, when there are many segments or mostly dead rows."""
         store = self.store
         total, live = sum(len(segment) for segment in store._segments), len(store)
-        if len(store._segments) <= MANY_SEGMENTS and total <= 2 * live + SEGMENT_ROWS // 16:
+        if len(store._segments) <= MANY_SEGMENTS + live // SEGMENT_ROWS and total <= 2 * live + SEGMENT_ROWS // 16:
             return
         manifest = {**store.manifest, "generation": store.manifest["generation"] + 1, "segments": []}
         codes, ids = store.codes()
@@ -333,9 +337,10 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         sound = all(
             _inside(name) and entry["rows"] >= 0 for name, entry in zip(files, manifest["segments"], strict=True)
         )
+        sound = sound and all(isinstance(entry["sha256"], str) for entry in manifest["segments"])
         sound = sound and manifest["generation"] >= 0 and manifest["next_id"] >= 0
         check_bits(manifest["bits"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise CorruptIndexError(f"{str(folder / MANIFEST)!r} is incomplete ({error!r}): restore it") from None
     if not sound:
         raise CorruptIndexError(f"{str(folder / MANIFEST)!r} names files outside the index: restore it")

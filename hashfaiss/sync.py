@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,8 +66,10 @@ def build(
     started = time.monotonic()
     report = BuildReport()
     folder = _folder(images)
-    _ = index.encoder  # a damaged one is told before anything is written
+    encoder = index.encoder  # a damaged one is told before anything is written
     with index.store.writing() as writer:
+        index._codes = None
+        index._check_encoder(encoder)  # the folder may have been replaced since it was opened
         store = index.store
         if kind is not None:
             parse_kind(kind, store.bits, 0)
@@ -84,33 +88,34 @@ def build(
             gone = run.known.gone()
             writer.remove(gone)
             report.removed += len(gone)
-        _commit_index(writer, kind)
+        _commit_index(index, writer, kind)
         if store.path is not None and folder is not None:
             report.skipped_report = _report_skipped(store.path, folder, report.skipped)
     report.seconds = time.monotonic() - started
     return report
 
 
-def remove(index: ImageIndex, images: Iterable[str | os.PathLike[str]]) -> int:
+def remove(index: ImageIndex, images: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> int:
     """See `ImageIndex.remove`."""
+    if isinstance(images, (str, os.PathLike)):
+        images = [images]
     wanted = {os.path.abspath(os.fspath(image)): False for image in images}
     with index.store.writing() as writer:
+        index._codes = None
         ids = []
         for image_id, row in index.store.rows():
             path = index.store.full_path(row)
             if path is None:
                 continue
-            for place in wanted:
-                if path == place or path.startswith(place.rstrip(os.sep) + os.sep):
-                    wanted[place] = True
-                    ids.append(image_id)
-                    break
+            places = [place for place in wanted if path == place or path.startswith(place.rstrip(os.sep) + os.sep)]
+            wanted.update(dict.fromkeys(places, True))
+            if places:
+                ids.append(image_id)
         missing = [place for place, found in wanted.items() if not found]
         if missing:
             raise ArgumentError(f"the index has no image at {missing[0]!r}: nothing was removed")
         writer.remove(ids)
-        index._codes = None
-        _commit_index(writer, None)
+        _commit_index(index, writer, None)
     return len(ids)
 
 
@@ -160,11 +165,18 @@ class _Run:
 
         items = list(as_items(self.images))
         given = [()] * len(items) if self.labels is None else self.labels
-        labels = [] if isinstance(given, (str, os.PathLike)) else [tuple(each) for each in given]
+        each_of = [] if isinstance(given, (str, os.PathLike)) else list(given)
+        labels = [tuple(each) for each in each_of]
+        if any(isinstance(each, str) for each in each_of) or not all(isinstance(name, str) for name in chain(*labels)):
+            raise ArgumentError('labels are not lists of names: give such as [["cat"], ["dog", "pet"]]')
         if len(labels) != len(items):
             raise ArgumentError(f"{len(items)} images were given: give labels for each, or a folder with a label file")
+        paths: set[str] = set()
         for item, item_labels in zip(items, labels, strict=True):
             if item.file is not None:
+                if item.file.path in paths:  # given twice, it is still one image
+                    continue
+                paths.add(item.file.path)
                 known, same = self.known.find(item.file, item_labels)
                 if same:
                     self.report.unchanged += counting
@@ -206,21 +218,20 @@ class _Run:
             self.writer.remove([old])
 
 
-def _commit_index(writer: StoreWriter, kind: str | None) -> None:
-    """Commit what is pending and, where the codes or the kind changed, a FAISS index over them."""
+def _commit_index(index: ImageIndex, writer: StoreWriter, kind: str | None) -> None:
+    """Commit what is pending and, where codes or kind changed or its file is not sound, a FAISS index over them."""
     store = writer.store
     kind = kind or store.manifest["kind"]
-    entry = store.manifest.get("index")
-    current = entry is not None and entry["generation"] == store.manifest["generation"]
-    if current and not writer.waiting and kind == store.manifest["kind"]:
+    if not writer.waiting and kind == store.manifest["kind"] and index._stored_faiss() is not None:
         return
     if writer.waiting:
         writer.commit()
     writer.gather()
+    if store.path is None:
+        writer.commit(kind=kind)
+        return
     codes, ids = store.codes()
     made = CodeIndex(codes, ids, store.bits, kind)
-    if store.path is None:
-        return
     data = made.dump()
     generation = store.manifest["generation"] + 1
     name = f"faiss/{generation:06d}.index"
@@ -249,16 +260,22 @@ def _folder(images: Images) -> str | None:
 def _report_skipped(path: Path, folder: str, skipped: list[tuple[str, str]]) -> Path | None:
     """Replace what the report says of `folder` by `skipped`, and keep what it says of other folders."""
     report = path / SKIPPED
-    lines = []
-    if report.exists():
-        for line in report.read_text().splitlines():
-            if not str(json.loads(line)["path"]).startswith(folder.rstrip(os.sep) + os.sep):
-                lines.append(line)
-    lines += [json.dumps({"path": name, "reason": reason}) for name, reason in skipped]
-    if not lines:
-        report.unlink(missing_ok=True)
-        return None
-    write_atomic(report, ("\n".join(lines) + "\n").encode())
+    lines = {name: json.dumps({"path": name, "reason": reason}) for name, reason in skipped}
+    try:
+        for line in report.read_text().splitlines() if report.exists() else []:
+            with contextlib.suppress(ValueError, TypeError, KeyError):  # a damaged line tells nothing
+                name = str(json.loads(line)["path"])
+                if not name.startswith(folder.rstrip(os.sep) + os.sep):
+                    lines.setdefault(name, line)
+        if not lines:
+            report.unlink(missing_ok=True)
+            return None
+        write_atomic(report, ("\n".join(lines.values()) + "\n").encode())
+    except (OSError, UnicodeDecodeError) as error:
+        raise IndexFolderError(
+            f"cannot write {str(report)!r}: {error}. All images are committed; make room or delete that file, and run "
+            "the same command again"
+        ) from None
     return report
 
 

@@ -10,7 +10,7 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
-from hashfaiss.codes import Codes, check_codes, code_bytes
+from hashfaiss.codes import Codes, check_bits, check_codes, code_bytes
 from hashfaiss.errors import ArgumentError, CorruptIndexError
 from hashfaiss.indexes.answers import Answers
 from hashfaiss.indexes.distinct import Distinct, Int64
@@ -20,6 +20,7 @@ Distances = npt.NDArray[np.int32]
 
 # One call into FAISS cannot be interrupted: it compares at most this many pairs of codes (about half a second) ...
 PAIRS_PER_CALL = 1 << 28
+PAIRS_PER_BUCKET = 64  # looking for a bucket takes as long as comparing this many pairs
 # ... and returns at most this many answers, so that memory does not follow the number of queries.
 ANSWERS_PER_CALL = 1 << 22
 
@@ -40,7 +41,7 @@ class CodeIndex:
         Raises:
             ArgumentError: codes of another shape or dtype, ids that repeat or are negative, an unknown kind.
         """
-        self.bits = bits
+        self.bits = check_bits(bits)
         self.distinct = Distinct.of(*_by_id(check_codes(codes, bits), ids))
         self.kind = parse_kind(kind, bits, len(self.distinct))
         self.faiss = self.kind.build(self.distinct.codes)
@@ -90,7 +91,8 @@ class CodeIndex:
         return self._batched(queries, len(self), lambda batch: self._within(batch, min(radius, self.bits)))
 
     def _batched(self, queries: Codes, answers: int, search: Callable[[Codes], Answers]) -> Answers:
-        size = max(1, min(PAIRS_PER_CALL // max(1, len(self.distinct)), ANSWERS_PER_CALL // max(1, answers)))
+        work = len(self.distinct) + PAIRS_PER_BUCKET * self.kind.buckets
+        size = max(1, min(PAIRS_PER_CALL // max(1, work), ANSWERS_PER_CALL // max(1, answers)))
         with _threads(1 if len(queries) == 1 else None):
             return Answers.join([search(queries[start : start + size]) for start in range(0, len(queries), size)])
 
@@ -152,10 +154,10 @@ def _by_id(codes: Codes, ids: npt.ArrayLike) -> tuple[Codes, Int64]:
             f"ids have shape {values.shape} and type {values.dtype}: give {len(codes)} whole numbers, one for each code"
         )
     checked = values.astype(np.int64)
-    if (np.diff(checked) <= 0).any():
+    if (checked[1:] <= checked[:-1]).any():
         order = np.argsort(checked, kind="stable")
         checked, codes = checked[order], codes[order]
-        repeated = np.flatnonzero(np.diff(checked) == 0)
+        repeated = np.flatnonzero(checked[1:] == checked[:-1])
         if len(repeated):
             raise ArgumentError(f"id {checked[repeated[0]]} stands twice: give each code its own id")
     if len(checked) and (checked[0] < 0 or (values.dtype == np.uint64 and values.max() > np.iinfo(np.int64).max)):

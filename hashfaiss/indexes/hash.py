@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import comb
+
 import faiss
 
 from hashfaiss.codes import Codes, code_bytes
@@ -28,7 +30,7 @@ class Hash(Kind):
     )
 
     def complete(self, distinct: int, given: dict[str, int]) -> dict[str, int]:
-        b = given.get("b", min(self.bits, max(4, min(24, distinct.bit_length() - 1))))
+        b = given.get("b", min(self.bits, max(4, given.get("flips", 0), min(24, distinct.bit_length() - 1))))
         self.within("b", b, 1, min(self.bits, 32))
         flips = given.get("flips", min(2, b))
         # above b FAISS never returns; far below it, the buckets to visit outnumber any index
@@ -44,6 +46,10 @@ class Hash(Kind):
     def accepts(self, index: faiss.IndexBinary) -> bool:
         asked = (self.parameters["b"], self.parameters["flips"])
         return isinstance(index, faiss.IndexBinaryHash) and (getattr(index, "b", None), index.nflip) == asked
+
+    @property
+    def buckets(self) -> int:
+        return sum(comb(self.parameters["b"], flipped) for flipped in range(self.parameters["flips"] + 1))
 
     @property
     def complete_radius(self) -> int:

@@ -64,6 +64,11 @@ class Kind(ABC):
     def complete_radius(self) -> int:
         """Every code within this distance of a query is found; `bits` means all codes are."""
 
+    @property
+    def buckets(self) -> int:
+        """Buckets a query looks into."""
+        return 0
+
     def __str__(self) -> str:
         settings = ",".join(f"{name}={value}" for name, value in self.parameters.items())
         return f"{self.name}:{settings}" if settings else self.name

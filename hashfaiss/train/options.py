@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
@@ -147,7 +147,7 @@ def fastest_precision(device: torch.device) -> str:
     if device.type == "cuda":
         return "bfloat16"
     if device.type == "cpu":
-        able = torch.cpu.get_capabilities()
+        able: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # young in torch
         if able.get("amx_bf16") or able.get("avx512_bf16"):
             return "bfloat16"
     return "float32"

@@ -1,0 +1,62 @@
+"""Fixtures that several rooms' tests share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hashfaiss.encoder import Encoder
+from hashfaiss.images import Preprocessing
+from hashfaiss.networks import build_network
+
+COLOURS = {"bird": (60, 90, 210), "cat": (210, 120, 40), "dog": (90, 170, 70)}
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> Iterator[None]:
+    """Networks this small are slower in several threads, the more so on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def encoder() -> Encoder:
+    """An untrained encoder of 20 bits for 32 x 32 pixels; do not change it. Its codes tell most images apart."""
+    arguments = {"backbone": "resnet-small", "bits": 20}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = build_network("hash", arguments).eval()
+        noise = torch.randn(64, 3, 4, 4).repeat_interleave(8, 2).repeat_interleave(8, 3)
+    with torch.no_grad():  # without this every image gets nearly the same code
+        network.hash_layer.bias -= network(noise).mean(dim=0)
+    return Encoder(network, "hash", arguments, Preprocessing(32, "stretch"), "dhida", device="cpu")
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A folder of the folders bird, cat and dog, each of 4 small images, no two alike: 0.jpg, 1.png, 2.jpg, 3.png."""
+    random = np.random.default_rng(0)
+    folder = tmp_path / "photos"
+    for name, colour in COLOURS.items():
+        (folder / name).mkdir(parents=True)
+        for number in range(4):
+            coarse = random.integers(-120, 120, (4, 5, 3)).repeat(9, 0).repeat(9, 1)
+            pixels = np.clip(np.array(colour) + coarse, 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{number}.{'png' if number % 2 else 'jpg'}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """The shared data: CIFAR-10 and pretrained weights."""
+    folder = Path(__file__).parents[2] / "shared/data"
+    if not folder.is_dir():
+        pytest.skip(f"the real images are not at {folder}")
+    return folder

@@ -1,0 +1,237 @@
+"""The command line, as a person or a pipe uses it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from hashfaiss.cli import app
+from hashfaiss.encoder import Encoder
+from hashfaiss.library import ImageIndex
+
+ROOT = Path(__file__).parent.parent
+COMMANDS = sorted(command.callback.__name__ for command in app.registered_commands)  # type: ignore[union-attr]
+runner = CliRunner()
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoder: Encoder, photos: Path) -> Path:
+    """A folder with model.pt, photos.index built of `photos`, and nothing else; the current one."""
+    monkeypatch.chdir(tmp_path)
+    encoder.save("model.pt")
+    encoder.to_index(photos, "photos.index")
+    return tmp_path
+
+
+def run(*arguments: str, code: int = 0, stdin: str | bytes | None = None) -> str:
+    result = runner.invoke(app, list(arguments), input=stdin)
+    assert result.exit_code == code, (result.output, result.exception)
+    return result.stdout if code == 0 else result.stderr
+
+
+def test_help_needs_no_torch_and_answers_at_once() -> None:
+    code = "import sys; from hashfaiss.cli import app; app(['--help'], standalone_mode=False); print(*sys.modules)"
+    printed = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert "Usage" in printed
+    assert not {"torch", "faiss", "numpy", "rich"} & set(printed.split())
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_an_example_and_a_place_in_the_readme(command: str) -> None:
+    text = run(command, "--help")
+    assert "Usage: hashfaiss" in text or "Usage: root" in text
+    assert f"hashfaiss {command}" in text
+    assert f"hashfaiss {command}" in (ROOT / "README.md").read_text()
+
+
+def test_version() -> None:
+    assert re.fullmatch(r"\d+\.\d+\.\d+\n", run("--version"))
+
+
+def test_build_then_nothing_to_do(here: Path, photos: Path) -> None:
+    first = run("build", "--model", "model.pt", "--images", str(photos), "--index", "new.index")
+    assert first.startswith("12 encoded, 0 unchanged, 0 removed, 0 skipped, ")
+    again = run("build", "--model", "model.pt", "--images", str(photos), "--index", "new.index")
+    assert again.startswith("0 encoded, 12 unchanged, 0 removed, 0 skipped, ")
+
+
+def test_build_reports_what_it_left_out(here: Path, photos: Path) -> None:
+    (photos / "cat" / "bad.jpg").write_bytes(b"no image")
+    result = runner.invoke(app, ["build", "--model", "model.pt", "--images", str(photos), "--index", "photos.index"])
+    assert result.exit_code == 0
+    assert "1 skipped (see photos.index/skipped.jsonl)" in result.stdout
+    assert "bad.jpg: not an image" in result.stderr
+    (line,) = Path("photos.index/skipped.jsonl").read_text().splitlines()
+    assert json.loads(line)["path"].endswith("bad.jpg")
+    strict = run("build", "--model", "model.pt", "--images", str(photos), "--index", "s.index", "--strict", code=1)
+    assert "bad.jpg" in strict
+
+
+def test_query_table_and_json_agree(here: Path, photos: Path) -> None:
+    image = str(next((photos / "cat").iterdir()))
+    table = run("query", image, "--index", "photos.index", "-k", "3")
+    assert "3 hits, certified exact" in table
+    lines = [
+        json.loads(line) for line in run("query", image, "--index", "photos.index", "-k", "3", "--json").splitlines()
+    ]
+    assert [line["rank"] for line in lines] == [1, 2, 3]
+    assert lines[0]["path"] == image
+    assert lines[0]["distance"] == 0
+    assert lines[0]["labels"] == ["cat"]
+    assert all(line["exact"] for line in lines)
+    for line in lines:
+        assert os.path.relpath(line["path"]) in table
+
+
+def test_query_radius_is_inclusive(here: Path, photos: Path) -> None:
+    image = str(next((photos / "cat").iterdir()))
+    asked = ["query", image, "--index", "photos.index", "--json"]
+    everything = [json.loads(line)["distance"] for line in run(*asked, "-k", "12").splitlines()]
+    for radius in (0, 3, 20):
+        within = [json.loads(line)["distance"] for line in run(*asked, "--radius", str(radius)).splitlines()]
+        assert within == [distance for distance in everything if distance <= radius]
+
+
+@pytest.mark.parametrize("end", ["\n", "\0"])
+def test_query_reads_paths_from_stdin(here: Path, photos: Path, end: str) -> None:
+    images = sorted(str(path) for path in (photos / "dog").iterdir())
+    printed = run("query", "-", "--index", "photos.index", "-k", "1", "--json", stdin=end.join(images) + end)
+    assert [json.loads(line)["query"] for line in printed.splitlines()] == images
+
+
+def test_query_goes_on_after_an_unreadable_image(here: Path, photos: Path) -> None:
+    image = str(next((photos / "cat").iterdir()))
+    result = runner.invoke(app, ["query", "gone.jpg", image, "--index", "photos.index", "--json", "-k", "1"])
+    assert result.exit_code == 1
+    assert "gone.jpg': no such file" in result.stderr
+    assert json.loads(result.stdout)["query"] == image
+
+
+def test_montage_is_a_sheet_of_query_and_hits(here: Path, photos: Path) -> None:
+    image = next((photos / "cat").iterdir())
+    run("query", str(image), "--index", "photos.index", "-k", "4", "--montage", "hits.png")
+    with Image.open("hits.png") as sheet:
+        colours = {colour for _, colour in sheet.convert("RGB").getcolors(1 << 24)}
+        assert sheet.width > 5 * 128
+    assert (0x2E, 0x9E, 0x4F) in colours  # the query itself is indexed: at least one hit is right
+
+
+def test_names_of_any_bytes_survive_the_pipe(here: Path, photos: Path) -> None:
+    strange = os.fsencode(photos / "cat") + b"/new\nline-\xff[red].png"
+    Path(os.fsdecode(strange)).write_bytes(next((photos / "cat").glob("*.png")).read_bytes())
+    run("build", "--model", "model.pt", "--images", str(photos), "--index", "photos.index")
+    asked = ["query", os.fsdecode(strange), "--index", "photos.index", "-k", "12"]
+    paths = [json.loads(line)["path"] for line in run(*asked, "--json").splitlines()]
+    assert strange in [os.fsencode(path) for path in paths]
+    assert "new\\nline-\\udcff[red].png" in run(*asked).replace("\n", "")
+
+
+def test_evaluate_with_plots_and_json(here: Path, photos: Path) -> None:
+    text = run("evaluate", "--index", "photos.index", "--plots", "plots")
+    assert re.search(r"ids equal at every rank +100.00 %", text)
+    assert sorted(path.name for path in Path("plots").iterdir()) == [
+        "health.png",
+        "precision-recall-at.png",
+        "precision-recall.png",
+    ]
+    report = json.loads(run("evaluate", "--index", "photos.index", "--json", "--queries", str(photos)))
+    assert report["agreement"]["queries"] == 12
+    assert report["leaks"] == 12
+    assert 0 < report["retrieval"]["mean_average_precision"] <= 1
+
+
+def test_info_verify_remove(here: Path, photos: Path) -> None:
+    assert json.loads(run("info", "--index", "photos.index", "--json"))["images"] == 12
+    assert "sound" in run("verify", "--index", "photos.index")
+    assert run("remove", str(photos / "cat"), "--index", "photos.index").startswith("4 removed, 8 left")
+    (segment, *_) = Path("photos.index/codes").iterdir()
+    data = bytearray(segment.read_bytes())
+    data[len(data) // 2] ^= 1
+    segment.write_bytes(data)
+    result = runner.invoke(app, ["verify", "--index", "photos.index"])
+    assert result.exit_code == 1
+
+
+WRONG = [
+    (["query", "x.png", "-k", "0", "--index", "photos.index"], 2, "k is 0"),
+    (["query", "x.png", "--radius", "-1", "--index", "photos.index"], 2, "radius is -1"),
+    (["query", "x.png", "--radius", "1", "-k", "1", "--index", "photos.index"], 2, "both -k and --radius"),
+    (["query", "x.png"], 1, "there is no index at"),
+    (["query", "x.png", "--index", "photos.index", "--device", "cuda:99"], 2, "device 'cuda:99'"),
+    (["build", "--model", "model.pt", "--images", "gone"], 2, "does not exist"),
+    (["build", "--model", "model.pt", "--images", "empty"], 1, "holds no images"),
+    (["build", "--model", "gone.pt", "--images", "empty"], 1, "cannot read the model"),
+    (["build", "--model", "note.txt", "--images", "empty"], 1, "is not a hashfaiss model"),
+    (["build", "--model", "model.pt", "--images", "empty", "--kind", "fast"], 2, "no index kind"),
+    (["build", "--model", "model.pt", "--images", "empty", "--labels", "gone.csv"], 1, "cannot read the label file"),
+    (["build", "--model", "model.pt", "--images", "empty", "--labels", "names.csv"], 1, "none of them is in"),
+    (["build", "--model", "other.pt", "--images", "empty", "--index", "photos.index"], 1, "made by another model"),
+    (["query", "x.png", "--model", "other.pt", "--index", "photos.index"], 1, "made by another model"),
+    (["train", "--images", "empty", "--bits", "0"], 2, "bits is 0"),
+    (["train", "--images", "empty", "--bits", "4096"], 2, "bits is 4096"),
+    (["train", "--images", "empty", "--weights", "none"], 1, "holds no images"),
+    (["train", "--images", "empty", "--method", "magic"], 2, "unknown method"),
+    (["train", "--images", "empty", "--labels", "names.csv", "--weights", "none"], 1, "none of them is in"),
+    (["split", "--images", "empty", "--out", "s", "--protocol", "x"], 1, "holds no images"),
+    (["evaluate", "--index", "photos.index", "--queries", "empty"], 2, "holds no image"),
+    (["evaluate", "--index", "photos.index", "--norm", "x"], 2, "norm is 'x'"),
+    (["evaluate", "--index", "empty"], 1, "there is no index at"),
+    (["remove", "x.png", "--index", "photos.index"], 2, "no image at"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "code", "sentence"), WRONG, ids=lambda value: str(value)[:60])
+def test_wrong_input_gets_one_sentence(here: Path, arguments: list[str], code: int, sentence: str) -> None:
+    Path("empty").mkdir()
+    Path("note.txt").write_text("not a model")
+    Path("names.csv").write_text("path,label\na.png,cat\n")
+    other = Encoder.load("model.pt")
+    next(other.network.parameters()).data.add_(1)
+    other.save("other.pt")
+    before = ImageIndex.open("photos.index").store.manifest
+    printed = run(*arguments, code=code)
+    assert sentence in printed
+    assert "Traceback" not in printed
+    assert printed.count("\n") == 1
+    assert ImageIndex.open("photos.index").store.manifest == before
+
+
+def test_wrong_usage_exits_with_2(here: Path) -> None:
+    assert "Missing option" in run("build", code=2)
+    assert "No such command" in run("biuld", code=2)
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(here: Path, photos: Path) -> None:
+    image = str(next((photos / "cat").iterdir()))
+    command = f"{sys.executable} -m hashfaiss query - --index photos.index --json -k 12 | head -n 1"
+    done = subprocess.run(command, shell=True, input=f"{image}\n" * 400, capture_output=True, text=True)
+    assert done.stdout.count("\n") == 1
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_a_build_that_the_next_one_continues(here: Path, photos: Path) -> None:
+    source = next((photos / "cat").glob("*.png"))
+    for number in range(3000):
+        (photos / "cat" / f"copy{number}.png").write_bytes(source.read_bytes())
+    command = [sys.executable, "-m", "hashfaiss", "build", "--model", "model.pt", "--images", str(photos)]
+    building = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not Path("hashfaiss.index/manifest.json").exists():
+        time.sleep(0.02)
+    time.sleep(0.7)
+    building.send_signal(2)
+    _, stderr = building.communicate(timeout=60)
+    assert building.returncode == 130
+    assert "stopped" in stderr
+    kept = len(ImageIndex.open("hashfaiss.index"))
+    last = run("build", "--model", "model.pt", "--images", str(photos))
+    assert last.startswith(f"{3012 - kept:,} encoded, {kept:,} unchanged, 0 removed")

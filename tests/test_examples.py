@@ -1,0 +1,66 @@
+"""The scripts in examples/ run as their first lines say."""
+
+from __future__ import annotations
+
+import doctest
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import hashfaiss.codes
+from hashfaiss.encoder import Encoder
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def run(name: str, *arguments: str, folder: Path) -> str:
+    command = [sys.executable, "-W", "error", str(EXAMPLES / name), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_every_example_is_run_here() -> None:
+    here = Path(__file__).read_text()
+    assert all(f'"{file.name}"' in here for file in EXAMPLES.glob("*.py"))
+
+
+def test_codes_only(tmp_path: Path) -> None:
+    printed = run("codes_only.py", folder=tmp_path)
+    assert "flat: ids equal 100%, certified exact 100%, recall by distance 1.0000" in printed
+
+
+def test_in_memory(tmp_path: Path, encoder: Encoder) -> None:
+    encoder.save(tmp_path / "model.pt")
+    lines = run("in_memory.py", "model.pt", folder=tmp_path).splitlines()
+    assert lines[0] == "ImageIndex(in memory, 15 images, 20 bits)"
+    assert lines[1].split() == ["2", "0", "red"]
+
+
+def test_keep_in_step(tmp_path: Path, encoder: Encoder, photos: Path) -> None:
+    encoder.save(tmp_path / "model.pt")
+    assert "12 encoded, 0 unchanged" in run("keep_in_step.py", "model.pt", str(photos), "p.index", folder=tmp_path)
+    assert "0 encoded, 12 unchanged" in run("keep_in_step.py", "model.pt", str(photos), "p.index", folder=tmp_path)
+
+
+@pytest.mark.slow
+def test_train_and_search(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for label, colour in (("red", (200, 30, 30)), ("blue", (30, 30, 200))):
+        (tmp_path / "photos" / label).mkdir(parents=True)
+        for number in range(30):
+            pixels = np.clip(rng.normal(colour, 40, (16, 16, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "photos" / label / f"{number}.png")
+    printed = run("train_and_search.py", "photos", "photos/red/0.png", folder=tmp_path)
+    assert "certified exact" in printed
+    assert printed.count("photos/") == 5
+
+
+def test_docstrings_of_codes() -> None:
+    failed, tried = doctest.testmod(hashfaiss.codes)
+    assert tried > 1
+    assert failed == 0

@@ -1,0 +1,263 @@
+"""Networks, against plain loops over the equations, and their weights files."""
+
+from __future__ import annotations
+
+import copy
+import urllib.error
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hashfaiss.errors import ArgumentError, ModelError
+from hashfaiss.networks import build_network
+from hashfaiss.networks.attention import ChannelAttention, DualAttention, PositionAttention, attention_weights
+from hashfaiss.networks.backbones import BACKBONES, build_backbone, load_weights
+from hashfaiss.networks.hashing import HashNetwork
+
+SHARED_WEIGHTS = Path(__file__).parents[2] / "shared/data/resnet18-tiny-imagenet.pt"
+Array = np.ndarray[Any, np.dtype[np.float64]]
+
+
+def plain_weights(energy: Array, stat_axis: str | None, channel: bool) -> Array:
+    """Eq. 3-4 (6-7), or DANet's, element by element."""
+    rows, columns = energy.shape
+    changed = np.empty_like(energy)
+    for i in range(rows):
+        for j in range(columns):
+            line = energy[:, j] if stat_axis == "cross" else energy[i, :]
+            if stat_axis is None:
+                changed[i, j] = energy[i].max() - energy[i, j] if channel else energy[i, j]
+            else:
+                changed[i, j] = (line.max() + line.mean()) / 2 - energy[i, j]
+    exponentials = np.exp(changed - changed.max(axis=1, keepdims=True))
+    return exponentials / exponentials.sum(axis=1, keepdims=True)
+
+
+def plain_attention(values: Array, weights: Array, scale: float, feature: Array) -> Array:
+    """Eq. 5 (8): E_j = scale * sum_i P_ji D_i + A_j, with D_i a column of `values`."""
+    result = np.empty_like(feature)
+    for j in range(feature.shape[1]):
+        result[:, j] = scale * sum(weights[j, i] * values[:, i] for i in range(values.shape[1])) + feature[:, j]
+    return result
+
+
+@pytest.mark.parametrize("stat_axis", [None, "cross", "softmax"])
+def test_position_attention_is_equations_3_to_5(stat_axis: Any) -> None:
+    torch.manual_seed(0)
+    module = PositionAttention(16, stat_axis)
+    module.alpha.data.fill_(0.7)
+    features = torch.randn(2, 16, 3, 4)
+    found = module(features).detach().flatten(2).double().numpy()
+    for image, flat in zip(found, features.flatten(2).double().numpy(), strict=True):
+        b, c, d = (
+            layer.weight.detach()[:, :, 0, 0].double().numpy() @ flat + layer.bias.detach().double().numpy()[:, None]
+            for layer in (module.query, module.key, module.value)
+        )
+        weights = plain_weights(b.T @ c, stat_axis, channel=False)
+        np.testing.assert_allclose(image, plain_attention(d, weights, 0.7, flat), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("stat_axis", [None, "cross", "softmax"])
+def test_channel_attention_is_equations_6_to_8(stat_axis: Any) -> None:
+    torch.manual_seed(1)
+    module = ChannelAttention(stat_axis)
+    module.beta.data.fill_(-1.3)
+    features = torch.randn(2, 6, 3, 2)
+    found = module(features).detach().flatten(2).double().numpy()
+    for image, flat in zip(found, features.flatten(2).double().numpy(), strict=True):
+        weights = plain_weights(flat @ flat.T, stat_axis, channel=True)
+        # channels are the rows of A, so the equation's columns are the transpose's
+        expected = plain_attention(flat.T, weights, -1.3, flat.T).T
+        np.testing.assert_allclose(image, expected, rtol=1e-4, atol=1e-5)
+
+
+@given(rows=st.integers(2, 12), seed=st.integers(0, 2**32 - 1), scale=st.floats(0.1, 100))
+@settings(deadline=None, max_examples=50)
+def test_literal_reading_is_softmax_of_minus_m(rows: int, seed: int, scale: float) -> None:
+    energy = torch.randn(rows, rows, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * scale
+    plain = torch.softmax(-energy, dim=-1)
+    torch.testing.assert_close(attention_weights(energy, "softmax"), plain, rtol=1e-9, atol=1e-12)
+
+
+def test_cross_reading_is_not() -> None:
+    energy = torch.randn(10, 10, generator=torch.Generator().manual_seed(0))
+    assert not torch.allclose(attention_weights(energy, "cross"), torch.softmax(-energy, dim=-1), atol=0.1)
+
+
+def test_literal_ida_is_danet_with_the_query_negated() -> None:
+    torch.manual_seed(2)
+    danet, ida = DualAttention(16, None), DualAttention(16, "softmax")
+    danet.position.alpha.data.fill_(0.5)
+    danet.channel.beta.data.fill_(0.5)
+    ida.load_state_dict(danet.state_dict())
+    for parameter in ida.position.query.parameters():
+        parameter.data.neg_()
+    features = torch.randn(2, 16, 4, 4)
+    torch.testing.assert_close(ida(features), danet(features))
+
+
+@pytest.mark.parametrize("pre_conv", ["none", "conv3x3bnrelu"])
+def test_dual_attention_starts_as_twice_the_feature(pre_conv: Any) -> None:
+    features = torch.rand(2, 8, 5, 5)
+    module = DualAttention(8, pre_conv=pre_conv).eval()
+    torch.testing.assert_close(module(features), 2 * features, rtol=1e-6, atol=1e-6)
+
+
+def test_attention_in_half_precision_keeps_its_softmax_in_float32() -> None:
+    torch.manual_seed(3)
+    module = DualAttention(32)
+    module.channel.beta.data.fill_(1.0)
+    features = torch.rand(1, 32, 7, 7) * 50
+    with torch.autocast("cpu", torch.bfloat16):
+        half = module(features)
+    torch.testing.assert_close(half.float(), module(features), rtol=0.02, atol=1.0)
+
+
+def test_attention_width_is_an_eighth_or_as_asked() -> None:
+    assert PositionAttention(512).query.weight.shape == (64, 512, 1, 1)
+    assert sum(parameter.numel() for parameter in PositionAttention(512).parameters()) == 328_320 + 1
+    assert sum(parameter.numel() for parameter in PositionAttention(512, width=512).parameters()) == 787_968 + 1
+
+
+@pytest.mark.parametrize(
+    ("backbone", "size", "attention"),
+    [
+        ("resnet18", 32, "danet"),
+        ("alexnet", 63, "ida"),
+        ("resnet-small", 8, "none"),
+        ("resnet-small", 8, "danet"),
+        ("resnet-small", 8, "ida"),
+    ],
+)
+def test_networks_take_their_smallest_images(backbone: str, size: int, attention: str) -> None:
+    network = build_network("hash", {"backbone": backbone, "bits": 12, "attention": attention}).eval()
+    assert BACKBONES[backbone].smallest_size == size
+    assert network(torch.zeros(2, 3, size, size)).shape == (2, 12)
+
+
+@pytest.mark.parametrize(("name", "shape"), [("resnet18", (512, 7, 7)), ("alexnet", (256, 6, 6))])
+def test_attention_sees_the_papers_feature_map(name: str, shape: tuple[int, ...]) -> None:
+    backbone = build_backbone(name).eval()
+    features = backbone.features(torch.zeros(1, 3, 224, 224))
+    assert features.shape == (1, *shape)
+    assert backbone.neck(features).shape == (1, backbone.dim)
+    assert backbone.channels == shape[0]
+
+
+def test_backbone_halves_make_torchvisions_network() -> None:
+    torch.manual_seed(4)
+    images = torch.randn(2, 3, 64, 64)
+    for name, reference in (("resnet18", torchvision.models.resnet18()), ("alexnet", torchvision.models.alexnet())):
+        backbone = build_backbone(name).eval()
+        backbone.body.load_state_dict(reference.state_dict(), strict=False)
+        last = reference.fc if name == "resnet18" else reference.classifier[6]
+        torch.testing.assert_close(last(backbone(images)), reference.eval()(images))
+
+
+def test_hash_layer_starts_small() -> None:
+    layer = HashNetwork("resnet18", 64).hash_layer
+    assert layer.weight.std().item() == pytest.approx(0.01, rel=0.05)
+    assert not layer.bias.any()
+
+
+def test_small_backbone_is_small() -> None:
+    parameters = sum(parameter.numel() for parameter in build_backbone("resnet-small").parameters())
+    assert 250_000 < parameters < 350_000
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("other", {}, "unknown network 'other'"),
+        ("hash", {"backbone": "vgg", "bits": 8}, "unknown backbone 'vgg'"),
+        ("hash", {"backbone": "resnet-small", "bits": 0}, "bits is 0"),
+        ("hash", {"backbone": "resnet-small", "bits": 8, "attention": "x"}, "unknown attention 'x'"),
+        ("hash", {"backbone": "resnet-small", "bits": 8, "attention": "ida", "stat_axis": "x"}, "stat_axis is 'x'"),
+        ("hash", {"backbone": "resnet-small", "bits": 8, "attention": "ida", "pre_conv": "x"}, "pre_conv is 'x'"),
+        ("hash", {"backbone": "resnet-small", "bits": 8, "attention": "ida", "attention_width": 0}, "width is 0"),
+        ("hash", {"backbone": "resnet-small"}, "bits"),
+        ("hash", {"backbone": "resnet-small", "bits": 8, "colour": 1}, "colour"),
+    ],
+)
+def test_a_network_that_cannot_be_built(name: str, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        build_network(name, arguments)
+
+
+def no_network(*_: Any, **__: Any) -> None:
+    raise urllib.error.URLError("no route to host")
+
+
+def test_only_training_downloads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torchvision.models._api, "load_state_dict_from_url", no_network)
+    build_network("hash", {"backbone": "resnet18", "bits": 8})
+    with pytest.raises(ModelError, match=r"of ResNet18 could not be downloaded .*no route to host.*weights='none'"):
+        load_weights(build_backbone("resnet18"), "imagenet")
+    with pytest.raises(ModelError, match="no ImageNet weights for ResNetSmall"):
+        load_weights(build_backbone("resnet-small"), "imagenet")
+
+
+@pytest.mark.parametrize(("name", "last"), [("resnet18", "fc"), ("alexnet", "classifier.6")])
+def test_weights_from_a_file(name: str, last: str, tmp_path: Path) -> None:
+    backbone = build_backbone(name)
+    own = backbone.body.state_dict()
+    state = {key: value.half() + 1 for key, value in own.items() if not key.endswith("num_batches_tracked")}
+    state |= {f"{last}.weight": torch.zeros(3, 3), f"{last}.bias": torch.zeros(3)}
+    torch.save(state, tmp_path / "weights.pt")
+    load_weights(backbone, str(tmp_path / "weights.pt"))
+    loaded = backbone.body.state_dict()
+    assert all(torch.equal(loaded[key], value.float()) for key, value in state.items() if not key.startswith(last))
+    assert all(value.dtype == torch.float32 for value in backbone.parameters())
+
+
+class Stranger:
+    """What a pickle could hold."""
+
+
+def broken_states() -> list[tuple[Any, str]]:
+    good = build_backbone("resnet18").body.state_dict()
+    lacking, misshaped = copy.copy(good), copy.copy(good)
+    del lacking["layer3.0.conv1.weight"]
+    misshaped["conv1.weight"] = torch.zeros(1)
+    return [
+        (lacking, r"not those of ResNet18: the file lacks layer3\.0\.conv1\.weight"),
+        (misshaped, r"other shapes for conv1\.weight"),
+        (torchvision.models.resnet34().state_dict(), r"more than that: layer1\.2\.conv1\.weight.* and \d+ more"),
+        (torch.zeros(3), "not a state dict"),
+        ({"epoch": 3, "model": {}}, "not a state dict"),
+        ({}, "not a state dict"),
+        (Stranger(), "not a file of weights"),
+    ]
+
+
+def test_weights_from_a_file_that_does_not_fit(tmp_path: Path) -> None:
+    backbone = build_backbone("resnet18")
+    before = copy.deepcopy(backbone.state_dict())
+    path = tmp_path / "weights.pt"
+    for state, message in broken_states():
+        torch.save(state, path)
+        with pytest.raises(ModelError, match=message):
+            load_weights(backbone, str(path))
+    path.write_bytes(b"\x89PNG not weights at all")
+    with pytest.raises(ModelError, match="not a file of weights"):
+        load_weights(backbone, str(path))
+    with pytest.raises(ModelError, match=r"cannot read the weights .*No such file"):
+        load_weights(backbone, str(tmp_path / "none.pt"))
+    assert all(torch.equal(before[key], value) for key, value in backbone.state_dict().items())
+
+
+def test_unknown_backbone() -> None:
+    with pytest.raises(ArgumentError, match="give one of resnet18, alexnet, resnet-small"):
+        build_backbone("vgg")
+
+
+def test_the_projects_own_weights_load() -> None:
+    if not SHARED_WEIGHTS.exists():
+        pytest.skip(f"{SHARED_WEIGHTS} is not here")
+    load_weights(build_backbone("resnet18"), str(SHARED_WEIGHTS))

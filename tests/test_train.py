@@ -1,0 +1,454 @@
+"""The training data and the trainer, on tiny generated images."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from hashfaiss.encoder import Encoder
+from hashfaiss.errors import ArgumentError, HashfaissError, LabelError, ModelError, TrainingError
+from hashfaiss.images import Preprocessing
+from hashfaiss.train import data as training_data
+from hashfaiss.train.data import augment_batch, load_training_data, split_validation
+from hashfaiss.train.options import TrainOptions, fastest_precision
+from hashfaiss.train.progress import Progress
+from hashfaiss.train.trainer import train
+
+COLOURS = {"blue": (40, 60, 200), "green": (50, 190, 60), "red": (210, 50, 40)}
+
+
+def write_images(folder: Path, each: int = 12, size: int = 16) -> Path:
+    """`each` noisy images of each colour, in folders of that name."""
+    random = np.random.default_rng(0)
+    for name, colour in COLOURS.items():
+        (folder / name).mkdir(parents=True)
+        for number in range(each):
+            noise = random.integers(-40, 40, (size, size, 3))
+            pixels = np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{number:03}.png")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Networks this small are slower in several threads, the more so on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_images(tmp_path_factory.mktemp("colours"))
+
+
+def options(images: Path, out: Path, **changes: Any) -> TrainOptions:
+    defaults: dict[str, Any] = {
+        "bits": 8,
+        "backbone": "resnet-small",
+        "weights": "none",
+        "size": 16,
+        "fit": "stretch",
+        "epochs": 4,
+        "learning_rate": 3e-4,
+        "batch": 8,
+        "validation": 0.25,
+        "evaluate_every": 1,
+        "device": "cpu",
+    }
+    return TrainOptions(images=images, out=out, **{**defaults, **changes})
+
+
+def weights_of(path: Path) -> dict[str, torch.Tensor]:
+    return torch.load(path, weights_only=True)["state_dict"]  # type: ignore[no-any-return]
+
+
+def assert_same(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+class StopAt:
+    """A progress callback that presses Ctrl-C at the end of an epoch; epoch 0 is the reading of the images."""
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __call__(self, progress: Progress) -> None:
+        if progress.epoch == self.epoch and progress.done == progress.total:
+            raise KeyboardInterrupt
+
+
+def test_training_learns_and_leaves_its_records(images: Path, tmp_path: Path) -> None:
+    seen: list[Progress] = []
+    result = train(options(images, tmp_path / "new" / "m.pt", epochs=6), progress=seen.append)
+    assert result.out == tmp_path / "new" / "m.pt"
+    assert (result.images, result.validation_images, result.skipped) == (27, 9, [])
+    assert result.history[-1].loss < result.history[0].loss
+    assert result.validation_map is not None
+    assert result.validation_map > 0.9
+    assert result.validation_map == max(row.validation_map or 0 for row in result.history)
+    with (result.folder / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["loss"]) for row in rows] == [row.loss for row in result.history]
+    assert (result.folder / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert not list(result.folder.glob(".*"))
+    assert seen[0] == Progress(0, 6, 27, 36)
+    finished = [progress for progress in seen if progress.epoch and progress.done == progress.total]
+    assert [progress.epoch for progress in finished] == [1, 2, 3, 4, 5, 6]
+    assert finished[-1].seconds_left == 0
+    assert finished[-1].images_per_second > 0
+
+
+def test_the_model_knows_how_it_was_made(images: Path, tmp_path: Path) -> None:
+    asked = options(images, tmp_path / "m.pt", attention="danet", gamma=0.2, epochs=2)
+    result = train(asked)
+    encoder = Encoder.load(result.out, device="cpu")
+    assert encoder.labels == ["blue", "green", "red"]
+    assert (encoder.method, encoder.bits, encoder.network_name) == ("dhida", 8, "hash")
+    assert encoder.preprocessing == Preprocessing(16, "stretch")
+    facts = encoder.facts
+    assert facts["validation_map"] == result.validation_map
+    assert facts["best_epoch"] == result.best_epoch
+    assert (facts["gamma"], facts["attention"], facts["epochs"]) == (0.2, "danet", 2)
+    assert (facts["precision"], facts["lr_step"], facts["training_images"]) == ("float32", 1, 27)
+    assert {field.name for field in dataclasses.fields(TrainOptions)} < set(facts)
+
+
+def test_same_seed_same_weights(images: Path, tmp_path: Path) -> None:
+    before = torch.get_rng_state()
+    for name, seed in (("a.pt", 1), ("b.pt", 1), ("c.pt", 2)):
+        train(options(images, tmp_path / name, seed=seed, epochs=2, augment="crop"))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert_same(weights_of(tmp_path / "a.pt"), weights_of(tmp_path / "b.pt"))
+    assert not torch.equal(
+        weights_of(tmp_path / "a.pt")["hash_layer.weight"], weights_of(tmp_path / "c.pt")["hash_layer.weight"]
+    )
+
+
+@pytest.mark.parametrize("stop", [1, 3])
+def test_resume_is_exact(images: Path, tmp_path: Path, stop: int) -> None:
+    changes: dict[str, Any] = {"augment": "crop", "lr_step": 2}
+    whole = train(options(images, tmp_path / "whole.pt", **changes))
+    cut = options(images, tmp_path / "cut.pt", **changes)
+    with pytest.raises(KeyboardInterrupt):
+        train(cut, progress=StopAt(stop))
+    assert (tmp_path / "cut.training" / "loss.png").exists()
+    result = train(cut, resume=True)
+    assert_same(weights_of(whole.out), weights_of(result.out))
+    assert [row.loss for row in result.history] == [row.loss for row in whole.history]
+    assert (result.best_epoch, result.validation_map) == (whole.best_epoch, whole.validation_map)
+    last = [torch.load(run.folder / "state.pt", weights_only=True) for run in (whole, result)]
+    for part in ("network", "method"):
+        assert_same(last[0][part], last[1][part])
+
+
+def test_resume_of_a_finished_training_changes_nothing(images: Path, tmp_path: Path) -> None:
+    asked = options(images, tmp_path / "m.pt", epochs=2)
+    first = train(asked, resume=True)  # nothing to resume yet: it starts
+    written = first.out.read_bytes()
+    again = train(asked, resume=True)
+    assert again.history == first.history
+    assert again.out.read_bytes() == written
+
+
+def test_without_resume_it_starts_over(images: Path, tmp_path: Path) -> None:
+    train(options(images, tmp_path / "m.pt", epochs=2))
+    result = train(options(images, tmp_path / "m.pt", epochs=1, bits=16))
+    assert len(result.history) == 1
+    assert Encoder.load(result.out, device="cpu").bits == 16
+    state = result.folder / "state.pt"
+    with pytest.raises(KeyboardInterrupt):
+        train(options(images, tmp_path / "m.pt"), progress=StopAt(0))
+    assert state.exists()  # it had not begun
+    with pytest.raises(TrainingError, match="no number any more in epoch 1"):
+        train(options(images, tmp_path / "m.pt", learning_rate=1e38))
+    assert not state.exists()  # it had, and got through no epoch
+
+
+def test_resume_refuses_what_is_not_the_same_training(images: Path, tmp_path: Path) -> None:
+    asked = options(images, tmp_path / "m.pt", epochs=2)
+    result = train(asked)
+    with pytest.raises(TrainingError, match=r"other settings: bits was 8, is 16; learning_rate was 0\.0003, is 0\.1"):
+        train(dataclasses.replace(asked, bits=16, learning_rate=0.1), resume=True)
+    more = write_images(tmp_path / "more", each=14)
+    with pytest.raises(TrainingError, match="other settings: images and labels was"):
+        train(dataclasses.replace(asked, images=more), resume=True)
+    same = write_images(tmp_path / "moved")
+    train(dataclasses.replace(asked, images=same), resume=True)
+    result.out.rename(tmp_path / "elsewhere.pt")
+    with pytest.raises(TrainingError, match="the best epoch so far, is gone"):
+        train(asked, resume=True)
+    state = result.folder / "state.pt"
+    state.write_bytes(state.read_bytes()[:1000])
+    with pytest.raises(TrainingError, match=r"state\.pt' is damaged: train without resume"):
+        train(asked, resume=True)
+    torch.save({"format": "other"}, state)
+    with pytest.raises(TrainingError, match="not the state of a training"):
+        train(asked, resume=True)
+
+
+def test_the_last_epoch_is_kept_without_validation(images: Path, tmp_path: Path) -> None:
+    result = train(options(images, tmp_path / "m.pt", epochs=3, validation=0, evaluate_every=2))
+    assert (result.best_epoch, result.validation_map, result.validation_images) == (3, None, 0)
+    assert result.images == 36
+    assert_same(weights_of(result.out), torch.load(result.folder / "state.pt", weights_only=True)["network"])
+
+
+def test_unreadable_images_are_skipped_and_named(tmp_path: Path) -> None:
+    images = write_images(tmp_path / "images", each=8)
+    (images / "red" / "001.png").write_bytes(b"not an image")
+    (images / "blue" / "empty.jpg").touch()
+    result = train(options(images, tmp_path / "m.pt", epochs=1, attention="none"))
+    assert {(Path(path).name, reason) for path, reason in result.skipped} == {
+        ("001.png", "not an image, or of a format that is not known here"),
+        ("empty.jpg", "empty file"),
+    }
+    assert result.images + result.validation_images == 23
+    assert Encoder.load(result.out, device="cpu").facts["skipped_images"] == 2
+
+
+def test_no_readable_image_is_an_error(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for number in range(4):
+            (tmp_path / name / f"{number}.png").write_bytes(b"no")
+    with pytest.raises(TrainingError, match=r"0 of 8 images are left to train on: .*\.png', not an image"):
+        train(options(tmp_path, tmp_path / "m.pt"))
+
+
+def test_several_labels_an_image(images: Path, tmp_path: Path) -> None:
+    lines = [
+        "path,label",
+        *(f"{name}/{n:03}.png,{name};{'odd' if n % 2 else 'even'}" for name in COLOURS for n in range(12)),
+    ]
+    (tmp_path / "labels.csv").write_text("\n".join(lines))
+    result = train(options(images, tmp_path / "m.pt", epochs=1, labels=tmp_path / "labels.csv"))
+    assert Encoder.load(result.out, device="cpu").labels == ["blue", "even", "green", "odd", "red"]
+
+
+@pytest.mark.parametrize("batch", [2, 13, 26, 500])
+def test_batches_of_any_size(images: Path, tmp_path: Path, batch: int) -> None:
+    """27 images: 13 and 26 would leave one alone, which batch norm cannot train on."""
+    result = train(options(images, tmp_path / "m.pt", epochs=1, batch=batch, size=8))
+    assert len(result.history) == 1
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_half_precision(images: Path, tmp_path: Path, precision: str) -> None:
+    result = train(options(images, tmp_path / "m.pt", epochs=1, size=8, precision=precision))
+    assert {value.dtype for value in weights_of(result.out).values()} == {torch.float32, torch.int64}
+
+
+def test_fastest_precision() -> None:
+    assert fastest_precision(torch.device("cuda")) == "bfloat16"
+    native = any(torch.cpu.get_capabilities().get(name) for name in ("amx_bf16", "avx512_bf16"))
+    assert fastest_precision(torch.device("cpu")) == ("bfloat16" if native else "float32")
+    assert fastest_precision(torch.device("mps")) == "float32"
+
+
+def test_a_loss_that_is_no_number(images: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"no number any more in epoch \d .*lower the learning rate"):
+        train(options(images, tmp_path / "m.pt", learning_rate=1e30))
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"bits": 0}, ArgumentError, "bits is 0"),
+        ({"bits": 1025}, ArgumentError, "bits is 1025"),
+        ({"method": "magic"}, ArgumentError, "unknown method 'magic'"),
+        ({"backbone": "vgg"}, ArgumentError, "unknown backbone 'vgg'"),
+        ({"attention": "self"}, ArgumentError, "unknown attention 'self'"),
+        ({"stat_axis": "rows"}, ArgumentError, "stat_axis is 'rows'"),
+        ({"augment": "blur"}, ArgumentError, "unknown augment 'blur'"),
+        ({"precision": "int8"}, ArgumentError, "unknown precision 'int8'"),
+        ({"fit": "pad"}, ArgumentError, "fit is 'pad'"),
+        ({"device": "cuda:99"}, ArgumentError, "device 'cuda:99' cannot be used here"),
+        ({"device": "abacus"}, ArgumentError, "device 'abacus' cannot be used here"),
+        ({"size": 62, "backbone": "alexnet"}, ArgumentError, "size is 62: alexnet needs 63"),
+        ({"size": "big"}, ArgumentError, "size is 'big'"),
+        ({"epochs": 0}, ArgumentError, "epochs is 0"),
+        ({"batch": 1}, ArgumentError, "batch is 1: give a whole number from 2"),
+        ({"lr_step": 0}, ArgumentError, "lr_step is 0"),
+        ({"seed": -1}, ArgumentError, "seed is -1"),
+        ({"learning_rate": 0}, ArgumentError, "learning_rate is 0"),
+        ({"weight_decay": float("nan")}, ArgumentError, "weight_decay is nan"),
+        ({"gamma": -1}, ArgumentError, "gamma is -1"),
+        ({"method_options": {"axis": 1}}, ArgumentError, "does not take"),
+        ({"validation": 1.5}, ArgumentError, r"validation is 1\.5"),
+        ({"validation": 0.01}, TrainingError, r"validation=0\.01 of 36 images in 3 classes"),
+        ({"weights": "nowhere.pt"}, ModelError, "cannot read the weights 'nowhere.pt'"),
+        ({"weights": "imagenet"}, ModelError, "no ImageNet weights for ResNetSmall"),
+        ({"labels": "nowhere.csv"}, LabelError, "nowhere.csv"),
+    ],
+)
+def test_what_cannot_be_trained_is_said_before(
+    images: Path, tmp_path: Path, changes: dict[str, Any], error: type[HashfaissError], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        train(options(images, tmp_path / "m.pt", **changes))
+    assert not (tmp_path / "m.pt").exists()
+
+
+def test_images_that_cannot_be_trained_on(tmp_path: Path) -> None:
+    write_images(tmp_path / "images", each=2)
+    (tmp_path / "one").mkdir()
+    (tmp_path / "images" / "red").rename(tmp_path / "one" / "red")
+    with pytest.raises(LabelError, match=r"2 images have 1 label \(red\)"):
+        train(options(tmp_path / "one", tmp_path / "m.pt"))
+    with pytest.raises(ArgumentError, match="does not exist"):
+        train(options(tmp_path / "nowhere", tmp_path / "m.pt"))
+    with pytest.raises(ArgumentError, match="is a folder: give the name of the model file"):
+        train(options(tmp_path / "images", tmp_path))
+    (tmp_path / "file").touch()
+    with pytest.raises(TrainingError, match="cannot make the folder"):
+        train(options(tmp_path / "images", tmp_path / "file" / "m.pt"))
+
+
+def test_a_full_disk_is_said_and_the_last_epoch_stays(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = options(images, tmp_path / "m.pt", epochs=3)
+
+    def fill(progress: Progress) -> None:
+        if progress.epoch == 1 and progress.done == progress.total:
+            monkeypatch.setattr("hashfaiss.train.records.write_atomic", no_room)
+
+    with pytest.raises(TrainingError, match=r"No space left on device.*train with resume"):
+        train(asked, progress=fill)
+    monkeypatch.undo()
+    assert len(train(asked, resume=True).history) == 3
+
+
+def no_room(*_: Any) -> None:
+    raise OSError(28, "No space left on device")
+
+
+@pytest.mark.slow
+def test_ctrl_c_then_resume(images: Path, tmp_path: Path) -> None:
+    asked = options(images, tmp_path / "cut.pt", epochs=10, validation=0)
+    names = [field.name for field in dataclasses.fields(asked)]
+    values = {name: str(value) if isinstance(value := getattr(asked, name), Path) else value for name in names}
+    code = (
+        "import torch; torch.set_num_threads(1)\n"
+        "from hashfaiss.train.options import TrainOptions\n"
+        "from hashfaiss.train.trainer import train\n"
+        f"train(TrainOptions(**{values!r}), progress=lambda p: print(p.epoch, p.done == p.total, flush=True))\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=os.getcwd()
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line == "2 True\n":
+            process.send_signal(signal.SIGINT)
+            break
+    _, errors = process.communicate(timeout=60)
+    assert errors.rstrip().endswith("KeyboardInterrupt")
+    left = torch.load(tmp_path / "cut.training" / "state.pt", weights_only=True)
+    assert 2 <= len(left["history"]) < 10
+    assert not [path for path in tmp_path.rglob(".*") if path.name.endswith(".tmp")]
+    resumed = train(asked, resume=True)
+    whole = train(dataclasses.replace(asked, out=tmp_path / "whole.pt"))
+    assert_same(weights_of(resumed.out), weights_of(whole.out))
+
+
+# ---- data
+
+
+@given(
+    counts=st.lists(st.integers(1, 30), min_size=2, max_size=5),
+    share=st.floats(0.05, 0.5),
+    seed=st.integers(0, 99),
+)
+@settings(deadline=None)
+def test_validation_is_a_share_of_each_class(counts: list[int], share: float, seed: int) -> None:
+    labels = [(str(name),) for name, count in enumerate(counts) for _ in range(count)]
+    try:
+        held_out = split_validation(labels, share, seed)
+    except TrainingError:
+        assert all(round(share * count) == 0 or count < 4 for count in counts)
+        return
+    assert held_out == split_validation(labels, share, seed)
+    for name, count in enumerate(counts):
+        held = sum(out for out, label in zip(held_out, labels, strict=True) if label == (str(name),))
+        assert held in (0, 2) or held == round(share * count)
+        assert held != 1
+        assert held <= max(2, count / 2 + 1)
+        assert count - held >= min(count, 2)
+
+
+def test_validation_of_several_labels_goes_by_the_rarest() -> None:
+    labels = [("common", "rare")] * 20 + [("common",)] * 60
+    held_out = split_validation(labels, 0.1, seed=0)
+    assert sum(held_out[:20]) == 2
+    assert sum(held_out[20:]) == 6
+
+
+def numbered(n: int, side: int) -> torch.Tensor:
+    return torch.arange(n * 3 * side * side).remainder(251).to(torch.uint8).view(n, 3, side, side)
+
+
+def test_flip_flips_half() -> None:
+    images = numbered(200, 6)
+    found = augment_batch(images, "flip", 6, torch.Generator().manual_seed(0))
+    flipped = [torch.equal(a, b.flip(2)) for a, b in zip(found, images, strict=True)]
+    kept = [torch.equal(a, b) for a, b in zip(found, images, strict=True)]
+    assert all(f != k for f, k in zip(flipped, kept, strict=True))
+    assert 60 < sum(flipped) < 140
+
+
+def test_crop_cuts_every_square() -> None:
+    images = numbered(1, 7).expand(400, 3, 7, 7)
+    found = augment_batch(images, "crop", 5, torch.Generator().manual_seed(0))
+    squares = [images[0, :, top : top + 5, left : left + 5] for top in range(3) for left in range(3)]
+    squares += [square.flip(2) for square in squares]
+    hits = [[torch.equal(image, square) for square in squares].index(True) for image in found]
+    assert set(hits) == set(range(18))
+
+
+@pytest.mark.parametrize("kind", ["none", "flip", "crop"])
+def test_augmentation_follows_its_generator(kind: Any) -> None:
+    images = numbered(20, 6 if kind != "crop" else 8)
+    one, two = (augment_batch(images, kind, 6, torch.Generator().manual_seed(5)) for _ in range(2))
+    assert torch.equal(one, two)
+    assert one.shape == (20, 3, 6, 6)
+    assert one.dtype == torch.uint8
+
+
+def test_data_in_a_file_is_the_data(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = [(str(path), (path.parent.name,)) for path in sorted(images.rglob("*.png"))]
+
+    def load() -> training_data.TrainingData:
+        return load_training_data(listed, Preprocessing(16, "stretch"), "crop", 0.25, 0, lambda _: None)
+
+    in_memory = load()
+    monkeypatch.setattr(training_data, "MEMORY_BYTES", 1000)
+    in_file = load()
+    assert torch.equal(in_memory.training.images, in_file.training.images)
+    assert torch.equal(in_memory.validation.images, in_file.validation.images)
+    assert in_memory.fingerprint == in_file.fingerprint
+    assert in_memory.training.images.shape == (27, 3, 18, 18)
+    assert in_memory.validation.images.shape == (9, 3, 16, 16)
+    for part in (in_memory.training, in_memory.validation):
+        assert [in_memory.classes[row.argmax()] for row in part.labels] == [names[0] for names in part.names]
+        assert part.labels.sum() == len(part)
+    monkeypatch.setattr(os, "posix_fallocate", no_room, raising=False)
+    with pytest.raises(TrainingError, match=r"GiB in .*No space left on device.*TMPDIR"):
+        load()
