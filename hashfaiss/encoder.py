@@ -123,9 +123,10 @@ class Encoder:
             ArgumentError: `device` is not there.
         """
         name = os.fspath(path)
+        chosen = choose_device(device)
         values = _read_model(name)
         try:
-            network = build_network(values["network"]["name"], values["network"]["arguments"])
+            network: Any = build_network(values["network"]["name"], values["network"]["arguments"])
             network.load_state_dict(values["state_dict"])
             encoder = cls(
                 network,
@@ -135,11 +136,11 @@ class Encoder:
                 str(values["method"]),
                 [str(label) for label in values["labels"]],
                 values["facts"],
-                device,
+                str(chosen),
             )
+            if encoder.bits != values["bits"] or encoder.preprocessing.size < network.smallest_size:
+                raise ArgumentError(f"{values['bits']} bits, {encoder.preprocessing.size} px do not fit its network")
         except ArgumentError as error:
-            if "device" in str(error):
-                raise
             raise ModelError(f"the model {name!r} cannot be used: {error}") from None
         except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RuntimeError) as error:
             detail = " ".join(str(error).split())[:200]

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from hashfaiss.encoder import Images
 
 
+MOST_SKIPPED = 1024  # a batch tells of no more unreadable images than this
+
+
 @dataclass(frozen=True, slots=True)
 class Item:
     """One image to encode: a file, or an image in memory."""
@@ -170,11 +173,11 @@ def _batches(encoder: Encoder, prepared: Iterator[tuple[Item, Prepared]], batch_
     for item, result in prepared:
         if isinstance(result, str):
             skipped.append((item, result))
-            continue
-        items.append(item)
-        pixels.append(result[0])
-        digests.append(result[1])
-        if len(items) == batch_size:
+        else:
+            items.append(item)
+            pixels.append(result[0])
+            digests.append(result[1])
+        if len(items) == batch_size or len(skipped) == MOST_SKIPPED:
             yield batch()
             items, pixels, digests, skipped = [], [], [], []
     if items or skipped:

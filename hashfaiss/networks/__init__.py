@@ -1,4 +1,8 @@
-"""Networks: images → K real numbers."""
+"""Networks: images → K real numbers.
+
+A network is a module, normalised images (n, 3, size, size) → real outputs (n, K), that tells the least size it works
+with in `smallest_size`.
+"""
 
 from __future__ import annotations
 

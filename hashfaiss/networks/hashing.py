@@ -44,6 +44,7 @@ class HashNetwork(nn.Module):
         if attention not in ("none", "danet", "ida"):
             raise ArgumentError(f"unknown attention {attention!r}: give 'none', 'danet' or 'ida'")
         self.backbone = build_backbone(backbone)
+        self.smallest_size = self.backbone.smallest_size
         self.attention: nn.Module = nn.Identity()
         if attention != "none":
             axis = stat_axis if attention == "ida" else None
