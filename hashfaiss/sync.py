@@ -210,6 +210,7 @@ class _Run:
             late = time.monotonic() - self.writer.last_commit > COMMIT_SECONDS
             if self.writer.pending >= COMMIT_ROWS or (late and self.writer.pending):
                 self.writer.commit()
+                self.writer.gather()  # each segment is an open file, of which there are only so many
 
     def _forget_old(self, item: Item) -> None:
         """The image that was at this path before leaves with the commit that brings the new one."""
