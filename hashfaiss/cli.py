@@ -11,16 +11,25 @@ import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 from typer.core import TyperGroup
 
 from hashfaiss.errors import ArgumentError, HashfaissError
 
+if TYPE_CHECKING:
+    from hashfaiss.hits import Hits
+
 # Read by OpenMP when torch and FAISS load: threads that wait spin otherwise, and beside another busy process that makes
 # two threads 10 times slower than one.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+_AFTER_STOP = {
+    "build": "; what was encoded is kept, and the same command carries on",
+    "train": "; the last finished epoch is kept: add --resume to carry on",
+}
 
 
 class _Group(TyperGroup):
@@ -35,7 +44,7 @@ class _Group(TyperGroup):
             note(f"hashfaiss: {error}")
             raise typer.Exit(2 if isinstance(error, ArgumentError) else 1) from None
         except KeyboardInterrupt:
-            note("hashfaiss: stopped; what was done is kept, and the same command carries on")
+            note(f"hashfaiss: stopped{_AFTER_STOP.get(ctx.invoked_subcommand, '')}")
             raise typer.Exit(130) from None
         except BrokenPipeError:  # the reader, such as `head`, has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -97,7 +106,10 @@ def demo(
         say()
         say(f"$ hashfaiss {shlex.join(arguments)}")
         sys.stdout.flush()
-        if app(arguments, standalone_mode=False):
+        code = app(arguments, standalone_mode=False)
+        if code == 130:
+            raise KeyboardInterrupt
+        if code:
             raise HashfaissError(f"the step {arguments[0]!r} failed: see above")
 
     run_demo(directory, run)
@@ -203,8 +215,11 @@ def build(
     from hashfaiss.console import bar, note, say, shown_path
     from hashfaiss.encoder import Encoder
     from hashfaiss.library import ImageIndex
+    from hashfaiss.sync import check_images
 
-    opened = ImageIndex.create(Encoder.load(model, device), index, kind or "auto")
+    encoder = Encoder.load(model, device)
+    check_images(images, labels)
+    opened = ImageIndex.create(encoder, index, kind or "auto")
     with bar("encode") as progress:
         report = opened.build(images, labels, kind, strict, progress)
     for path, reason in report.skipped[:5]:
@@ -237,24 +252,25 @@ def query(
     from hashfaiss.console import note, print_hits, shown_path
     from hashfaiss.encoder import Encoder
     from hashfaiss.library import ImageIndex
+    from hashfaiss.montage import MOST_ROWS, draw_montage
 
     if k is not None and radius is not None:
         raise ArgumentError("both -k and --radius were given: give one of them")
     opened = ImageIndex.open(index, Encoder.load(model, device) if model else None, device)
-    drawn, failed = [], False
+    drawn: list[Hits] = []
+    failed = False
     for answer in opened.stream(_paths(images), k if k is not None or radius is not None else 10, radius):
         if isinstance(answer, HashfaissError):
             note(f"hashfaiss: {answer}")
             failed = True
             continue
         print_hits(answer, as_json)
-        if montage:
+        if montage and len(drawn) <= MOST_ROWS:
             drawn.append(answer)
     if montage and drawn:
-        from hashfaiss.montage import draw_montage
-
         labels = {label for _, row in opened.store.rows() for label in row.labels}
-        note(f"montage: {shown_path(str(draw_montage(montage, drawn, labels)))}")
+        more = f" (the first {MOST_ROWS} queries)" if len(drawn) > MOST_ROWS else ""
+        note(f"montage: {shown_path(str(draw_montage(montage, drawn, labels)))}{more}")
     if failed:
         raise typer.Exit(1)
 

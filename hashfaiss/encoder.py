@@ -7,7 +7,6 @@ import hashlib
 import io
 import json
 import os
-import pickle
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -150,7 +149,11 @@ class Encoder:
         return encoder
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the model file, whole or not at all."""
+        """Write the model file, whole or not at all.
+
+        Raises:
+            ModelError: the disk is full, or the folder cannot be written; what stood at `path` still stands.
+        """
         buffer = io.BytesIO()
         torch.save(
             {
@@ -168,7 +171,10 @@ class Encoder:
             },
             buffer,
         )
-        write_atomic(Path(path), buffer.getvalue())
+        try:
+            write_atomic(Path(path), buffer.getvalue())
+        except OSError as error:
+            raise ModelError(f"cannot write the model {os.fspath(path)!r}: {error.strerror}") from None
 
     def outputs(self, images: Tensor) -> Tensor:
         """Real outputs u (n, K), float32 on the encoder's device, of resized images uint8 (n, 3, size, size).
@@ -235,7 +241,9 @@ class Encoder:
         See `ImageIndex.build` for what `labels` may be and for the report of images left out.
         """
         from hashfaiss.library import ImageIndex
+        from hashfaiss.sync import check_images
 
+        check_images(images, labels)
         index = ImageIndex.create(self, path, kind)
         index.build(images, labels, None if kind == "auto" else kind)
         return index
@@ -248,8 +256,6 @@ def _read_model(name: str) -> dict[str, Any]:
         raise ModelError(f"cannot read the model {name!r}: {error.strerror}") from None
     try:
         values = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError, zipfile.BadZipFile):
-        values = None
     except Exception:  # hostile bytes make the unpickler raise anything
         values = None
     if not isinstance(values, dict) or values.get("format") != FORMAT:

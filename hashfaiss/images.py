@@ -83,8 +83,16 @@ def _walk(root: str, on_skip: Callable[[str, str], None] | None) -> Iterator[Ima
         folder, above = waiting.pop()
         try:
             status = os.stat(folder)
+            names: list[str] = []  # of many files, the names alone are kept
+            folders: list[str] = []
             with os.scandir(folder) as listing:
-                entries = sorted((e for e in listing if not e.name.startswith(".")), key=lambda e: e.name)
+                for entry in listing:
+                    if entry.name.startswith("."):
+                        continue
+                    if _is_folder(entry):
+                        folders.append(entry.name)
+                    elif os.path.splitext(entry.name)[1].lower() in SUFFIXES:
+                        names.append(entry.name)
         except OSError as error:
             if on_skip:
                 on_skip(folder, f"folder cannot be listed: {error.strerror}")
@@ -92,12 +100,18 @@ def _walk(root: str, on_skip: Callable[[str, str], None] | None) -> Iterator[Ima
         here = (status.st_dev, status.st_ino)
         if here in above:
             continue
-        folders = [entry.path for entry in entries if os.path.isdir(entry.path)]
-        waiting += [(path, above | {here}) for path in reversed(folders)]
-        inside = set(folders)
-        for entry in entries:
-            if os.path.splitext(entry.name)[1].lower() in SUFFIXES and entry.path not in inside:
-                yield image_file(entry.path)
+        within = above | {here}
+        waiting += [(os.path.join(folder, name), within) for name in sorted(folders, reverse=True)]
+        names.sort()
+        for name in names:
+            yield image_file(os.path.join(folder, name))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()  # looks at the file only where it is a link
+    except OSError:  # a link to itself
+        return False
 
 
 def read_bytes(path: str | os.PathLike[str]) -> bytes:
@@ -206,11 +220,14 @@ def from_pillow(image: Image.Image) -> Tensor:
 
 
 def from_tensor(batch: Tensor) -> Tensor:
-    """Check a batch of images (n, 3, height, width): uint8 0..255, or floats 0..1, which become uint8."""
+    """Check a batch of images (n, 3, height, width): uint8 0..255, or floats 0..1, which become uint8 on the CPU.
+
+    Images are resized on the CPU: torch has no antialiasing of uint8 elsewhere.
+    """
     if batch.dim() != 4 or batch.shape[1] != 3 or 0 in batch.shape[2:]:
         raise ArgumentError(f"a tensor of shape {tuple(batch.shape)} was given: give images as (n, 3, height, width)")
     if batch.dtype == torch.uint8:
-        return batch
+        return batch.cpu()
     if not batch.is_floating_point():
         raise ArgumentError(f"a tensor of {batch.dtype} was given: give uint8 from 0 to 255, or floats from 0 to 1")
     if batch.numel() and not (batch.min() >= 0 and batch.max() <= 1):
@@ -218,7 +235,7 @@ def from_tensor(batch: Tensor) -> Tensor:
             f"a float tensor from {float(batch.min()):.3g} to {float(batch.max()):.3g} was given: give pixels "
             "from 0 to 1, not normalised ones; the encoder normalises them itself"
         )
-    return (batch * 255).round().to(torch.uint8)
+    return (batch * 255).round().to(torch.uint8).cpu()
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,12 @@
 - CSV: `path,label` a line (a header line may stand first), several labels separated by `;`.
 - List files: a path, then one 0 or 1 for each class, separated by spaces; classes are named by their number.
 
-Paths in a file are relative to the images' folder. Only the images a file lists are used.
+Paths in a file are relative to the images' folder. Only the images a file lists are used, each once: `./a.png`,
+`x//a.png` and `x/../a.png` are written in the shortest way, and a path that stands twice has the labels of all its
+lines, in their order, each once.
+
+A file whose first line ends in 0s and 1s is a list file, unless that line is also two columns of CSV: then it is CSV
+(`a.png,class 0`), but for a line whose flags follow an image's suffix (`red,blue.png 0 1`).
 """
 
 from __future__ import annotations
@@ -12,11 +17,11 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from hashfaiss.errors import LabelError
-from hashfaiss.images import ImageFile, find_images, image_file
+from hashfaiss.images import SUFFIXES, ImageFile, find_images, image_file
 
 Labels = tuple[str, ...]
 
@@ -42,7 +47,10 @@ def labelled_files(
             f"{os.fspath(labels_file)!r} lists {len(listed):,} images, such as {next(iter(listed))!r}, and none of "
             f"them is in {os.fspath(folder)!r}: give the folder its paths start from as the images"
         )
-    return ((image_file(os.path.abspath(os.path.join(root, path))), labels) for path, labels in listed.items())
+    placed: dict[str, Labels] = {}
+    for path, labels in listed.items():
+        _add(placed, os.path.join(root, path), labels)  # the path may be absolute, and listed as a relative one too
+    return ((image_file(path), labels) for path, labels in placed.items())
 
 
 def labelled_images(
@@ -86,11 +94,28 @@ def read_label_file(file: str | os.PathLike[str]) -> dict[str, Labels]:
     if "\0" in text:
         raise LabelError(f"{name!r} is not a text file: give a CSV of path,label or a list file")
     lines = text.split("\n")  # not splitlines: names may hold what Unicode calls a line separator
-    first = next((line for line in lines if line.strip()), "")
-    found = _read_list(name, lines) if _list_line(first) else _read_csv(name, text)
+    found = _read_list(name, lines) if _is_list(lines, text) else _read_csv(name, text)
     if not found:
         raise LabelError(f"the label file {name!r} lists no images")
     return found
+
+
+def _is_list(lines: list[str], text: str) -> bool:
+    entry = _list_line(next((line for line in lines if line.strip()), ""))
+    if entry is None:
+        return False
+    if os.path.splitext(entry[0])[1].lower() in SUFFIXES:
+        return True
+    try:
+        rows = csv.reader(io.StringIO(text), strict=True)
+        return len(next(row for row in rows if any(map(str.strip, row)))) != 2
+    except csv.Error:
+        return True
+
+
+def _add(found: dict[str, Labels], path: str, labels: Iterable[str]) -> None:
+    path = os.path.normpath(path)
+    found[path] = tuple(dict.fromkeys((*found.get(path, ()), *labels)))
 
 
 def _list_line(line: str) -> tuple[str, list[str]] | None:
@@ -117,7 +142,7 @@ def _read_list(name: str, lines: list[str]) -> dict[str, Labels]:
             raise LabelError(f"line {number} of {name!r} is {line[:80]!r}: expected a path, then {expected}")
         path, flags = entry
         width = len(flags)
-        found[path] = tuple(str(number) for number, flag in enumerate(flags) if flag == "1")
+        _add(found, path, (str(number) for number, flag in enumerate(flags) if flag == "1"))
     return found
 
 
@@ -133,7 +158,7 @@ def _read_csv(name: str, text: str) -> dict[str, Labels]:
                     f"line {reader.line_num} of {name!r} has {len(row)} columns: expected path,label with several "
                     "labels separated by ';'"
                 )
-            found[row[0]] = tuple(dict.fromkeys(part.strip() for part in row[1].split(";") if part.strip()))
+            _add(found, row[0], (part.strip() for part in row[1].split(";") if part.strip()))
     except csv.Error as error:
         raise LabelError(f"line {reader.line_num} of {name!r} is not CSV: {error}") from None
     return found

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -14,15 +12,16 @@ from hashfaiss.codes import Codes
 from hashfaiss.errors import (
     ArgumentError,
     CorruptIndexError,
-    EncoderMismatchError,
     ImageError,
     IndexFolderError,
     ModelError,
 )
+from hashfaiss.faiss_file import load_codes, read_faiss
 from hashfaiss.hits import Hit, Hits
 from hashfaiss.indexes import Answers, CodeIndex, parse_kind
+from hashfaiss.manifest import MANIFEST
 from hashfaiss.store import CodeStore
-from hashfaiss.sync import BuildReport, build, remove
+from hashfaiss.sync import BuildReport, build, check_encoder, remove
 
 if TYPE_CHECKING:
     import faiss
@@ -66,20 +65,14 @@ class ImageIndex:
         if path is None:
             return cls(CodeStore.create(None, encoder.bits, encoder=about, kind=kind), encoder)
         folder = Path(path)
-        new = not (folder / "manifest.json").exists()
-        if not new:
-            index = cls(CodeStore.open(folder), device=str(encoder.device))
-            index._check_encoder(encoder)
-            index._encoder = encoder
-        else:
-            index = cls(CodeStore.create(folder, encoder.bits, encoder=about, kind=kind), encoder)
-        if not (folder / ENCODER).exists():  # it is new, or its maker was killed here
-            try:
-                encoder.save(folder / ENCODER)
-            except OSError as error:
-                if new:
-                    (folder / "manifest.json").unlink(missing_ok=True)
-                raise IndexFolderError(f"cannot write to the index {str(path)!r}: {error.strerror}") from None
+        if not (folder / MANIFEST).exists():
+            store = CodeStore.create(
+                folder, encoder.bits, lambda made: encoder.save(made / ENCODER), encoder=about, kind=kind
+            )
+            return cls(store, encoder)
+        index = cls.open(folder, encoder)
+        if not (folder / ENCODER).exists():
+            encoder.save(folder / ENCODER)
         return index
 
     @classmethod
@@ -87,24 +80,16 @@ class ImageIndex:
         """Open the index at `path`; its own encoder is loaded when first needed, unless one is given.
 
         Raises:
-            IndexFolderError: there is no index at `path`.
+            IndexFolderError: there is no index of images at `path`.
             CorruptIndexError: it is damaged.
             EncoderMismatchError: `encoder` is not the one that made the codes.
         """
         index = cls(CodeStore.open(path), device=device)
+        _check_manifest(index.store)
         if encoder is not None:
-            index._check_encoder(encoder)
+            check_encoder(index.store, encoder)
             index._encoder = encoder
         return index
-
-    def _check_encoder(self, encoder: Encoder) -> None:
-        made_by = self.store.manifest["encoder"]
-        if encoder.identity != made_by["identity"]:
-            raise EncoderMismatchError(
-                f"the index {str(self.path)!r} was made by another model ({made_by['method']}, {self.bits} bits, "
-                f"{made_by['identity'][:12]}) than the one given ({encoder.method}, {encoder.bits} bits, "
-                f"{encoder.identity[:12]}): leave the model out, or build a new index with it"
-            )
 
     @property
     def path(self) -> Path | None:
@@ -147,26 +132,8 @@ class ImageIndex:
         """The codes, searchable without images; FAISS's own index is taken from its file where that is sound."""
         found = self._codes
         if found is None:
-            codes, ids = self.store.codes()
-            stored = self._stored_faiss()
-            with contextlib.suppress(CorruptIndexError):
-                if stored is not None:
-                    found = CodeIndex.load(stored, codes, ids, self.bits, self.store.manifest["index"]["kind"])
-            if found is None:
-                found = CodeIndex(codes, ids, self.bits, self.store.manifest["kind"])
-            self._codes = found
+            self._codes = found = load_codes(self.store)
         return found
-
-    def _stored_faiss(self) -> bytes | None:
-        """The FAISS file, if it is of this generation and not a byte was altered."""
-        entry = self.store.manifest.get("index")
-        if self.path is None or not entry or entry["generation"] != self.store.manifest["generation"]:
-            return None
-        try:
-            data = (self.path / "faiss" / Path(entry["file"]).name).read_bytes()
-        except OSError:
-            return None
-        return data if hashlib.sha256(data).hexdigest() == entry["sha256"] else None
 
     @property
     def faiss(self) -> faiss.IndexBinary:
@@ -202,7 +169,7 @@ class ImageIndex:
         if self.path is not None:
             self.store, self._codes = CodeStore.open(self.path), None
             if self._encoder is not None:
-                self._check_encoder(self._encoder)
+                check_encoder(self.store, self._encoder)
 
     # ---- search -------------------------------------------------------------------------------------------------
 
@@ -306,11 +273,17 @@ class ImageIndex:
             IndexLockedError: another process is writing.
             IndexFolderError: the disk is full, say; what was committed stands.
         """
-        return build(self, images, labels, forget=True, kind=kind, strict=strict, progress=progress)
+        try:
+            return build(self.store, self.encoder, images, labels, True, kind, strict, progress)
+        finally:
+            self._codes = None
 
     def add(self, images: Images, labels: LabelsOf = None, progress: Progress | None = None) -> BuildReport:
         """Add a folder, paths, Pillow images or a tensor batch; like `build`, but no image leaves the index."""
-        return build(self, images, labels, forget=False, progress=progress)
+        try:
+            return build(self.store, self.encoder, images, labels, forget=False, progress=progress)
+        finally:
+            self._codes = None
 
     def remove(self, images: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> int:
         """Take out the images at this path or these paths, or below these folders; the files stay. Returns how many.
@@ -318,7 +291,10 @@ class ImageIndex:
         Raises:
             ArgumentError: the index has no image at one of the paths; nothing is removed.
         """
-        return remove(self, images)
+        try:
+            return remove(self.store, images)
+        finally:
+            self._codes = None
 
     def verify(self) -> Iterator[tuple[str, str | None]]:
         """Check every stored file against what was written (`evaluate_index` checks FAISS's answers).
@@ -336,5 +312,16 @@ class ImageIndex:
             yield ENCODER, trouble
             entry = self.store.manifest.get("index")
             if entry and entry["generation"] == self.store.manifest["generation"]:
-                sound = self._stored_faiss() is not None
+                sound = read_faiss(self.store) is not None
                 yield entry["file"], None if sound else "missing or altered; the next build writes it anew"
+
+
+def _check_manifest(store: CodeStore) -> None:
+    """IndexFolderError unless the manifest says what an index of images needs beside codes."""
+    encoder, index = store.manifest.get("encoder"), store.manifest.get("index")
+    named = isinstance(encoder, dict) and all(isinstance(encoder.get(key), str) for key in ("identity", "method"))
+    if not named or not isinstance(store.manifest.get("kind"), str):
+        raise IndexFolderError(f"{str(store.path)!r} holds codes, but not the encoder that made them: use CodeStore")
+    texts = ("file", "sha256", "kind")
+    if index is not None and not (isinstance(index, dict) and all(isinstance(index.get(key), str) for key in texts)):
+        raise CorruptIndexError(f"the manifest of {str(store.path)!r} is damaged in what it says of FAISS: restore it")

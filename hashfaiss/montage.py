@@ -19,18 +19,19 @@ GAP = 8
 TEXT = 16
 FRAME = 4
 RIGHT, WRONG, PLAIN = "#2e9e4f", "#d03b3b", "#8a8a8a"
-MOST_HITS = 50
+MOST_HITS, MOST_ROWS = 50, 100
 
 
 def draw_montage(path: str | os.PathLike[str], answers: Sequence[Hits], known_labels: Collection[str] = ()) -> Path:
     """Write one row for each query as a PNG: the query first, then its hits with their distances.
 
     Where the query's folder is one of `known_labels`, the frame of a hit is green if it has that label and red if
-    not. At most 50 hits are drawn for a query.
+    not. At most 50 hits of each of the first 100 queries are drawn.
 
     Raises:
         HashfaissError: `path` cannot be written.
     """
+    answers = answers[:MOST_ROWS]
     columns = 1 + max((min(len(hits), MOST_HITS) for hits in answers), default=0)
     row_height = CELL + 2 * TEXT + GAP
     sheet = Image.new("RGB", (GAP + columns * (CELL + GAP), GAP + max(1, len(answers)) * (row_height + GAP)), "white")

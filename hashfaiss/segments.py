@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -29,7 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hashfaiss.codes import BIT_ORDER, Codes, code_bytes
-from hashfaiss.errors import CorruptIndexError
+from hashfaiss.errors import CorruptIndexError, IndexFolderError
 
 Int64 = npt.NDArray[np.int64]
 Labels = tuple[str, ...]
@@ -115,6 +115,8 @@ class Segment:
         except FileNotFoundError:
             raise
         except Exception as error:
+            if getattr(error, "errno", None):  # the system's word, which says nothing about the bytes
+                raise IndexFolderError(f"cannot open {self.name}: {os.strerror(error.errno)}") from None  # type: ignore[attr-defined]
             raise self._damaged(error) from None
         if about != (FORMAT, VERSION, bits):
             raise CorruptIndexError(f"{self.name} is no segment of {bits}-bit codes (it is {about}): restore it")
@@ -192,9 +194,10 @@ class Segment:
         size, mtime_ns, digest = self._files
         return Row(self.path(row), int(size[row]), int(mtime_ns[row]), digest[row].tobytes(), self.labels(row))
 
-    def rows(self) -> Iterator[Row]:
-        """Every row, in order of id."""
-        return map(self.row, range(len(self)))
+    def forget(self) -> None:
+        """Give back the memory of all columns but the ids; they are read again when asked for."""
+        for name in ("_path", "_path_end", "_label", "_label_end", "_label_names", "_files"):
+            self.__dict__.pop(name, None)
 
     def check(self) -> None:
         """Read every column; CorruptIndexError if any is damaged."""

@@ -9,25 +9,21 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from hashfaiss.codes import Codes, check_bits, check_codes, code_bytes
-from hashfaiss.errors import CorruptIndexError, IndexFolderError, IndexLockedError
+from hashfaiss.errors import ArgumentError, CorruptIndexError, IndexFolderError
 from hashfaiss.files import write_atomic
-from hashfaiss.segments import Int64, Row, Segment, encode_segment, full_path, stored_path
+from hashfaiss.manifest import FORMAT, VERSION, check_free, clear_leftovers, read_manifest, write_manifest, writer_lock
+from hashfaiss.segments import DIGEST_BYTES, Int64, Row, Segment, encode_segment, full_path, stored_path
 
-FORMAT = "hashfaiss-index"
-VERSION = 1
-MANIFEST = "manifest.json"
 SEGMENT_ROWS = 1 << 20  # a segment is made in memory; this bounds it
 MANY_SEGMENTS = 32  # more than these are gathered into few
 
@@ -49,30 +45,40 @@ class CodeStore:
         self._live: list[np.ndarray[Any, np.dtype[np.bool_]]] | None = None
 
     @classmethod
-    def create(cls, path: str | os.PathLike[str] | None, bits: int, **about: Any) -> CodeStore:
-        """A new store, empty; `about` goes into the manifest.
+    def create(
+        cls,
+        path: str | os.PathLike[str] | None,
+        bits: int,
+        prepare: Callable[[Path], None] | None = None,
+        **about: Any,
+    ) -> CodeStore:
+        """A new store, empty.
+
+        Args:
+            path: its folder, or None for a store in memory.
+            bits: K.
+            prepare: called with the folder to put other files there, before there is an index.
+            about: goes into the manifest.
 
         Raises:
             IndexFolderError: `path` is a store already, or holds other things, or cannot be made.
+            IndexLockedError: another process is making one there.
         """
-        manifest = {
-            "format": FORMAT,
-            "version": VERSION,
-            "generation": 0,
-            "bits": check_bits(bits),
-            "next_id": 0,
-            "segments": [],
-            **about,
-        }
-        folder = None
-        if path is not None:
-            folder = Path(os.path.abspath(path))
-            _check_free(folder)
-            try:
-                (folder / "codes").mkdir(parents=True, exist_ok=True)
-                _write_manifest(folder, manifest)
-            except OSError as error:
-                raise IndexFolderError(f"cannot make the index {str(path)!r}: {error.strerror}") from None
+        facts = {"format": FORMAT, "version": VERSION, "generation": 0, "bits": check_bits(bits)}
+        manifest = {**facts, "next_id": 0, "segments": [], **about}
+        if path is None:
+            return cls(None, manifest, [])
+        folder = Path(os.path.abspath(path))
+        check_free(folder)
+        try:
+            (folder / "codes").mkdir(parents=True, exist_ok=True)
+            with writer_lock(folder):
+                check_free(folder)  # another process may have been quicker
+                if prepare is not None:
+                    prepare(folder)
+                write_manifest(folder, manifest)
+        except OSError as error:
+            raise IndexFolderError(f"cannot make the index {str(path)!r}: {error.strerror}") from None
         return cls(folder, manifest, [])
 
     @classmethod
@@ -85,14 +91,14 @@ class CodeStore:
         """
         folder = Path(os.path.abspath(path))
         for attempt in range(10):
-            manifest = _read_manifest(folder)
+            manifest = read_manifest(folder)
             try:
                 segments = [
                     Segment(folder / entry["file"], manifest["bits"], entry["sha256"]) for entry in manifest["segments"]
                 ]
             except FileNotFoundError as error:
                 # a writer may have replaced the generation just read
-                if attempt == 9 or _read_manifest(folder)["generation"] == manifest["generation"]:
+                if attempt == 9 or read_manifest(folder)["generation"] == manifest["generation"]:
                     raise CorruptIndexError(
                         f"{error.filename or error!s} is gone from the index: restore it from a copy, or delete the "
                         "index folder and build again"
@@ -137,8 +143,11 @@ class CodeStore:
     def rows(self) -> Iterator[tuple[int, Row]]:
         """Id and row of every image, by ascending id."""
         for segment, live in zip(self._segments, self.live, strict=True):
-            for row in np.flatnonzero(live).tolist():
-                yield int(segment.ids[row]), segment.row(row)
+            try:
+                for row in np.flatnonzero(live).tolist():
+                    yield int(segment.ids[row]), segment.row(row)
+            finally:
+                segment.forget()  # one segment's paths in memory at a time
 
     def row(self, image_id: int) -> Row:
         """What is known of one image; KeyError if there is none of that id."""
@@ -166,21 +175,10 @@ class CodeStore:
         if self.path is None:
             yield StoreWriter(self)
             return
-        lock = FileLock(self.path / "lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise IndexLockedError(
-                f"another process is writing to {str(self.path)!r}: wait for it to end, or write to another index"
-            ) from None
-        except OSError as error:
-            raise IndexFolderError(f"cannot write to the index {str(self.path)!r}: {error.strerror or error}") from None
-        try:
+        with writer_lock(self.path):
             self._take(CodeStore.open(self.path))
-            _clear(self.path, self.manifest)
+            clear_leftovers(self.path, self.manifest)
             yield StoreWriter(self)
-        finally:
-            lock.release()
 
     def _take(self, other: CodeStore) -> None:
         self.manifest, self._segments, self._live = other.manifest, other._segments, None
@@ -221,8 +219,14 @@ class StoreWriter:
         return bool(self._rows or self._removed)
 
     def append(self, codes: Codes, rows: Sequence[Row]) -> None:
-        """Add images: codes (n, ceil(K/8)) and their rows. They get the next ids, in order."""
-        self._codes.append(check_codes(codes, self.store.bits))
+        """Add images: codes (n, ceil(K/8)) and a row for each. They get the next ids, in order."""
+        checked = check_codes(codes, self.store.bits)
+        if len(checked) != len(rows) or any(len(row.digest) != DIGEST_BYTES for row in rows):
+            raise ArgumentError(
+                f"{len(checked)} codes and {len(rows)} rows were given: give a row for each code, with a digest of "
+                f"{DIGEST_BYTES} bytes"
+            )
+        self._codes.append(checked)
         self._rows.extend(rows)
 
     def remove(self, ids: Sequence[int]) -> None:
@@ -249,7 +253,7 @@ class StoreWriter:
                 manifest["segments"] = [*manifest["segments"], entry]
                 segments.append(segment)
             if self.store.path is not None:
-                _write_manifest(self.store.path, manifest)
+                write_manifest(self.store.path, manifest)
         except OSError as error:
             raise IndexFolderError(
                 f"cannot write to the index {str(self.store.path)!r}: {error.strerror or error}. What was committed "
@@ -291,78 +295,11 @@ class StoreWriter:
                 manifest["segments"].append(entry)
                 segments.append(segment)
             if store.path is not None:
-                _write_manifest(store.path, manifest)
+                write_manifest(store.path, manifest)
         except OSError as error:
             raise IndexFolderError(
                 f"cannot write to the index {str(store.path)!r}: {error.strerror or error}"
             ) from None
         store.manifest, store._segments, store._live = manifest, segments, None
         if store.path is not None:
-            _clear(store.path, manifest)
-
-
-def _check_free(folder: Path) -> None:
-    if not folder.exists():
-        return
-    if not folder.is_dir():
-        raise IndexFolderError(f"{str(folder)!r} is a file: give a folder for the index")
-    if (folder / MANIFEST).exists():
-        raise IndexFolderError(f"{str(folder)!r} is an index already: open it, or give another folder")
-    strange = {entry.name for entry in folder.iterdir() if not entry.name.startswith(".")}
-    strange -= {"codes", "faiss", "lock", "encoder.pt", "skipped.jsonl"}
-    if strange:
-        raise IndexFolderError(
-            f"{str(folder)!r} holds other things, such as {min(strange)!r}: give an empty or new folder for the index"
-        )
-
-
-def _read_manifest(folder: Path) -> dict[str, Any]:
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        raise IndexFolderError(
-            f"there is no index at {str(folder)!r}: make one with `hashfaiss build`, or give its folder with --index"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise CorruptIndexError(f"{str(folder / MANIFEST)!r} cannot be read ({error}): restore it") from None
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise IndexFolderError(f"{str(folder)!r} is not a hashfaiss index: its {MANIFEST} is something else's")
-    if manifest.get("version") != VERSION:
-        raise IndexFolderError(
-            f"the index {str(folder)!r} has format version {manifest.get('version')!r}, and this hashfaiss reads "
-            f"{VERSION}: install the hashfaiss that wrote it, or build again"
-        )
-    try:
-        files = [entry["file"] for entry in manifest["segments"]]
-        sound = all(
-            _inside(name) and entry["rows"] >= 0 for name, entry in zip(files, manifest["segments"], strict=True)
-        )
-        sound = sound and all(isinstance(entry["sha256"], str) for entry in manifest["segments"])
-        sound = sound and manifest["generation"] >= 0 and manifest["next_id"] >= 0
-        check_bits(manifest["bits"])
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise CorruptIndexError(f"{str(folder / MANIFEST)!r} is incomplete ({error!r}): restore it") from None
-    if not sound:
-        raise CorruptIndexError(f"{str(folder / MANIFEST)!r} names files outside the index: restore it")
-    return manifest
-
-
-def _inside(name: str) -> bool:
-    folder, _, file = name.partition("/")
-    return folder == "codes" and file not in ("", "..") and os.sep not in file and "/" not in file
-
-
-def _write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
-    write_atomic(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
-
-
-def _clear(folder: Path, manifest: dict[str, Any]) -> None:
-    """Delete what a writer that was killed, or a generation that was replaced, left behind."""
-    named = {entry["file"] for entry in manifest["segments"]}
-    named.add((manifest.get("index") or {}).get("file", ""))
-    for room in ("codes", "faiss"):
-        for file in (folder / room).glob("*"):
-            if f"{room}/{file.name}" not in named:
-                file.unlink(missing_ok=True)
-    for file in folder.glob(".*.tmp"):
-        file.unlink(missing_ok=True)
+            clear_leftovers(store.path, manifest)

@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hashfaiss.errors import ArgumentError, HashfaissError, ImageError, IndexFolderError
+from hashfaiss.errors import ArgumentError, EncoderMismatchError, HashfaissError, ImageError, IndexFolderError
+from hashfaiss.faiss_file import commit_faiss
 from hashfaiss.files import write_atomic
-from hashfaiss.indexes import CodeIndex, parse_kind
+from hashfaiss.indexes import parse_kind
 from hashfaiss.segments import Int64, Row
 from hashfaiss.store import CodeStore, StoreWriter
 
 if TYPE_CHECKING:
-    from hashfaiss.encoder import Images
+    from hashfaiss.encoder import Encoder, Images
     from hashfaiss.images import ImageFile
     from hashfaiss.labels import Labels
-    from hashfaiss.library import ImageIndex
     from hashfaiss.pipeline import Item
 
     LabelsOf = str | os.PathLike[str] | Sequence[Sequence[str]] | None
@@ -54,7 +54,8 @@ class BuildReport:
 
 
 def build(
-    index: ImageIndex,
+    store: CodeStore,
+    encoder: Encoder,
     images: Images,
     labels: LabelsOf,
     forget: bool,
@@ -66,57 +67,77 @@ def build(
     started = time.monotonic()
     report = BuildReport()
     folder = _folder(images)
-    encoder = index.encoder  # a damaged one is told before anything is written
-    with index.store.writing() as writer:
-        index._codes = None
-        index._check_encoder(encoder)  # the folder may have been replaced since it was opened
-        store = index.store
+    with store.writing() as writer:
+        check_encoder(store, encoder)  # the folder may have been replaced since it was opened
         if kind is not None:
             parse_kind(kind, store.bits, 0)
-        run = _Run(store, writer, report, folder, images, labels, forget)
+        run = _Run(writer, report, folder, images, labels, forget)
         if folder is not None and run.count == 0 and report.unchanged == 0:
-            raise HashfaissError(
-                f"{os.fspath(images)!r} holds no images (files named .jpg, .png, ...): nothing was changed"  # type: ignore[arg-type]
-            )
+            raise _no_images(folder)
         try:
-            run.encode(index, strict, progress)
+            run.encode(encoder, strict, progress)
         finally:
-            index._codes = None
             if writer.pending:
                 writer.commit()
         if forget:
             gone = run.known.gone()
             writer.remove(gone)
             report.removed += len(gone)
-        _commit_index(index, writer, kind)
+        commit_faiss(writer, kind)
         if store.path is not None and folder is not None:
             report.skipped_report = _report_skipped(store.path, folder, report.skipped)
     report.seconds = time.monotonic() - started
     return report
 
 
-def remove(index: ImageIndex, images: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> int:
+def remove(store: CodeStore, images: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> int:
     """See `ImageIndex.remove`."""
     if isinstance(images, (str, os.PathLike)):
         images = [images]
-    wanted = {os.path.abspath(os.fspath(image)): False for image in images}
-    with index.store.writing() as writer:
-        index._codes = None
+    wanted = {os.path.abspath(os.fspath(image)) for image in images}
+    found: set[str] = set()
+    with store.writing() as writer:
         ids = []
-        for image_id, row in index.store.rows():
-            path = index.store.full_path(row)
-            if path is None:
-                continue
-            places = [place for place in wanted if path == place or path.startswith(place.rstrip(os.sep) + os.sep)]
-            wanted.update(dict.fromkeys(places, True))
+        for image_id, row in store.rows():
+            place = store.full_path(row)
+            places = set()
+            while place:  # the image itself, and every folder above it
+                if place in wanted:
+                    places.add(place)
+                above = os.path.dirname(place)
+                place = above if above != place else ""
             if places:
                 ids.append(image_id)
-        missing = [place for place, found in wanted.items() if not found]
-        if missing:
-            raise ArgumentError(f"the index has no image at {missing[0]!r}: nothing was removed")
+                found |= places
+        if wanted - found:
+            raise ArgumentError(f"the index has no image at {min(wanted - found)!r}: nothing was removed")
         writer.remove(ids)
-        _commit_index(index, writer, None)
+        commit_faiss(writer, None)
     return len(ids)
+
+
+def check_encoder(store: CodeStore, encoder: Encoder) -> None:
+    """EncoderMismatchError unless `encoder` made the codes in `store`."""
+    made_by = store.manifest["encoder"]
+    if encoder.identity != made_by["identity"]:
+        raise EncoderMismatchError(
+            f"the index {str(store.path)!r} was made by another model ({made_by['method']}, {store.bits} bits, "
+            f"{made_by['identity'][:12]}) than the one given ({encoder.method}, {encoder.bits} bits, "
+            f"{encoder.identity[:12]}): leave the model out, or build a new index with it"
+        )
+
+
+def check_images(images: Images, labels: LabelsOf) -> None:
+    """Raise what `build` would raise of missing images and labels, before an index is made for them."""
+    from hashfaiss.labels import labelled_files
+
+    folder = _folder(images)
+    if folder is not None and next(labelled_files(folder, labels), None) is None:  # type: ignore[arg-type]
+        raise _no_images(folder)
+
+
+def _no_images(folder: str) -> HashfaissError:
+    return HashfaissError(f"{folder!r} holds no images (files named .jpg, .png, ...): nothing was changed")
 
 
 class _Run:
@@ -124,7 +145,6 @@ class _Run:
 
     def __init__(
         self,
-        store: CodeStore,
         writer: StoreWriter,
         report: BuildReport,
         folder: str | None,
@@ -132,9 +152,9 @@ class _Run:
         labels: LabelsOf,
         forget: bool,
     ) -> None:
-        self.writer, self.report, self.folder = writer, report, folder
-        self.images, self.labels = images, labels
-        self.known = KnownFiles(store, folder if forget else None)
+        self.writer, self.report, self.folder, self.labels = writer, report, folder, labels
+        self.given = _given(images, labels) if folder is None else []
+        self.known = KnownFiles(writer.store, folder if forget else None)
         self.replaced: dict[str, int] = {}
         self.count = sum(1 for _ in self.items(counting=True))
 
@@ -148,59 +168,33 @@ class _Run:
                 self.report.skipped.append((path, reason))
                 self.known.keep_below(path)
 
-        if self.folder is None:
-            yield from self._given(counting)
-            return
-        for file, labels in labelled_files(self.folder, self.labels, unlisted):  # type: ignore[arg-type]
-            known, same = self.known.find(file, labels)
-            if same:
-                self.report.unchanged += counting
-                continue
-            if known is not None:
-                self.replaced[file.path] = known
-            yield Item(file, labels)
-
-    def _given(self, counting: bool) -> Iterator[Item]:
-        from hashfaiss.pipeline import Item, as_items
-
-        items = list(as_items(self.images))
-        given = [()] * len(items) if self.labels is None else self.labels
-        each_of = [] if isinstance(given, (str, os.PathLike)) else list(given)
-        labels = [tuple(each) for each in each_of]
-        if any(isinstance(each, str) for each in each_of) or not all(isinstance(name, str) for name in chain(*labels)):
-            raise ArgumentError('labels are not lists of names: give such as [["cat"], ["dog", "pet"]]')
-        if len(labels) != len(items):
-            raise ArgumentError(f"{len(items)} images were given: give labels for each, or a folder with a label file")
-        paths: set[str] = set()
-        for item, item_labels in zip(items, labels, strict=True):
+        files = labelled_files(self.folder, self.labels, unlisted) if self.folder is not None else ()  # type: ignore[arg-type]
+        for item in chain(self.given, (Item(file, labels) for file, labels in files)):
             if item.file is not None:
-                if item.file.path in paths:  # given twice, it is still one image
-                    continue
-                paths.add(item.file.path)
-                known, same = self.known.find(item.file, item_labels)
+                known, same = self.known.find(item.file, item.labels)
                 if same:
                     self.report.unchanged += counting
                     continue
                 if known is not None:
                     self.replaced[item.file.path] = known
-            yield Item(item.source, item_labels)
+            yield item
 
-    def encode(self, index: ImageIndex, strict: bool, progress: Progress | None) -> None:
+    def encode(self, encoder: Encoder, strict: bool, progress: Progress | None) -> None:
         """Encode what `items` yields; commit now and then, so that little is lost when cut off."""
         from hashfaiss.pipeline import encode_stream
 
         done = 0
         if progress:
             progress(0, self.count)
-        for batch in encode_stream(index.encoder, self.items()):
+        for batch in encode_stream(encoder, self.items()):
             for item, reason in batch.skipped:
                 if strict:
                     raise ImageError(item.path, reason)
                 self.report.skipped.append((item.path or "an image in memory", reason))
-                self._forget_old(item)
+                self.report.removed += self._forget_old(item)
             rows = []
             for item, digest in zip(batch.items, batch.digests, strict=True):
-                rows.append(file_row(index.store, item, digest))
+                rows.append(file_row(self.writer.store, item, digest))
                 self._forget_old(item)
             self.writer.append(batch.codes, rows)
             self.report.encoded += len(rows)
@@ -212,40 +206,27 @@ class _Run:
                 self.writer.commit()
                 self.writer.gather()  # each segment is an open file, of which there are only so many
 
-    def _forget_old(self, item: Item) -> None:
-        """The image that was at this path before leaves with the commit that brings the new one."""
+    def _forget_old(self, item: Item) -> bool:
+        """The image that was at this path before leaves with the next commit. Returns whether there was one."""
         old = self.replaced.pop(item.path or "", None)
         if old is not None:
             self.writer.remove([old])
+        return old is not None
 
 
-def _commit_index(index: ImageIndex, writer: StoreWriter, kind: str | None) -> None:
-    """Commit what is pending and, where codes or kind changed or its file is not sound, a FAISS index over them."""
-    store = writer.store
-    kind = kind or store.manifest["kind"]
-    if not writer.waiting and kind == store.manifest["kind"] and index._stored_faiss() is not None:
-        return
-    if writer.waiting:
-        writer.commit()
-    writer.gather()
-    if store.path is None:
-        writer.commit(kind=kind)
-        return
-    codes, ids = store.codes()
-    made = CodeIndex(codes, ids, store.bits, kind)
-    data = made.dump()
-    generation = store.manifest["generation"] + 1
-    name = f"faiss/{generation:06d}.index"
-    try:
-        (store.path / "faiss").mkdir(exist_ok=True)
-        write_atomic(store.path / name, data)
-    except OSError as error:
-        raise IndexFolderError(
-            f"cannot write the FAISS index to {str(store.path)!r}: {error.strerror}. The codes are committed; make "
-            "room and run the same command again"
-        ) from None
-    about = {"kind": str(made.kind), "file": name, "sha256": hashlib.sha256(data).hexdigest(), "generation": generation}
-    writer.commit(index=about, kind=kind)
+def _given(images: Images, labels: LabelsOf) -> list[Item]:
+    """Images given one by one, with their labels; a file given twice is one image."""
+    from hashfaiss.pipeline import Item, as_items
+
+    items = list(as_items(images))
+    each_of = [()] * len(items) if labels is None else [] if isinstance(labels, (str, os.PathLike)) else list(labels)
+    names = [tuple(each) for each in each_of]
+    if any(isinstance(each, str) for each in each_of) or not all(isinstance(name, str) for name in chain(*names)):
+        raise ArgumentError('labels are not lists of names: give such as [["cat"], ["dog", "pet"]]')
+    if len(names) != len(items):
+        raise ArgumentError(f"{len(items)} images were given: give labels for each, or a folder with a label file")
+    labelled = [Item(item.source, its_names) for item, its_names in zip(items, names, strict=True)]
+    return list({item.path or number: item for number, item in enumerate(labelled)}.values())
 
 
 def _folder(images: Images) -> str | None:
@@ -281,7 +262,7 @@ def _report_skipped(path: Path, folder: str, skipped: list[tuple[str, str]]) -> 
 
 
 class KnownFiles:
-    """The files in a store, by path: 60 bytes each, however long their paths are.
+    """The files in a store, by path: 50 bytes each, however long their paths are.
 
     Args:
         store: what was committed.
@@ -291,20 +272,21 @@ class KnownFiles:
     def __init__(self, store: CodeStore, folder: str | None) -> None:
         self._store = store
         below = None if folder is None else folder.rstrip(os.sep) + os.sep
-        keys, ids, states, within = [], [], [], []
-        for image_id, row in store.rows():
-            if row.path:
-                keys.append(_digest(row.path))
-                ids.append(image_id)
-                states.append(_state(row.size, row.mtime_ns, row.labels))
-                within.append(below is not None and str(store.full_path(row)).startswith(below))
-        unsorted = np.array(keys, dtype="S16")
-        order = np.argsort(unsorted, kind="stable")
-        self._keys = unsorted[order]
-        self._ids: Int64 = np.array(ids, dtype=np.int64)[order]
-        self._states = np.array(states, dtype="S16")[order]
-        self._below = np.array(within, dtype=bool)[order]
-        self._seen = np.zeros(len(ids), dtype=bool)
+        count = len(store)
+        self._keys = np.zeros(count, "S16")
+        self._states = np.zeros(count, "S16")
+        self._ids: Int64 = np.zeros(count, np.int64)
+        self._below = np.zeros(count, np.bool_)
+        for number, (image_id, row) in enumerate(store.rows()):
+            self._ids[number] = image_id
+            if row.path:  # the key of an image from memory stays empty, which no path's is
+                self._keys[number] = _digest(row.path)
+                self._states[number] = _state(row.size, row.mtime_ns, row.labels)
+                self._below[number] = below is not None and str(store.full_path(row)).startswith(below)
+        order = np.argsort(self._keys, kind="stable")
+        for name in ("_keys", "_states", "_ids", "_below"):
+            setattr(self, name, getattr(self, name)[order])
+        self._seen = np.zeros(count, np.bool_)
 
     def find(self, file: ImageFile, labels: Labels) -> tuple[int | None, bool]:
         """The id of the image at this path, or None, and whether file and labels are as they were.

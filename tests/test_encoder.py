@@ -380,9 +380,17 @@ def test_batch_size_does_not_move_an_output_near_zero(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize(("batch_size", "threads"), [(1, 1), (3, 1), (8, 1), (64, 1), (64, 2)])
+@pytest.mark.parametrize("attention", ["none", "ida"])
 def test_codes_are_those_of_float64_where_outputs_are_near_zero(
-    encoder: Encoder, batch_size: int, threads: int
+    encoder: Encoder, attention: str, batch_size: int, threads: int
 ) -> None:
+    if attention != "none":
+        network = build_network("hash", {**ARGUMENTS, "attention": attention})
+        network.load_state_dict(encoder.network.state_dict(), strict=False)
+        with torch.no_grad():
+            network.get_parameter("attention.position.alpha").fill_(0.7)
+            network.get_parameter("attention.channel.beta").fill_(-1.3)
+        encoder = altered(encoder, network=network.eval())
     pixels = noise(40)
     network = copy.deepcopy(encoder.network).double()
     inputs = encoder.preprocessing.normalise(pixels).double()

@@ -5,10 +5,12 @@ from __future__ import annotations
 import io
 import os
 import random
+import stat
 import struct
 import subprocess
 import sys
 import threading
+import tracemalloc
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -353,6 +355,31 @@ def test_tensors_are_taken_as_they_are_or_scaled() -> None:
     assert from_tensor(torch.zeros(0, 3, 4, 4)).shape == (0, 3, 4, 4)
 
 
+class Far(torch.Tensor):
+    """A tensor that lies elsewhere until `cpu` is called."""
+
+    def cpu(self, memory_format: torch.memory_format = torch.preserve_format) -> torch.Tensor:
+        return self.as_subclass(torch.Tensor)
+
+
+@pytest.mark.parametrize("kind", [torch.uint8, torch.float32])
+def test_tensors_are_brought_to_the_cpu(kind: torch.dtype) -> None:
+    far = torch.ones(2, 3, 4, 5, dtype=kind).as_subclass(Far)
+    near = from_tensor(far)
+    assert type(far * 1) is Far
+    assert type(near) is torch.Tensor
+    assert near.device.type == "cpu"
+    assert near.dtype == torch.uint8
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("kind", [torch.uint8, torch.float32])
+def test_tensors_of_a_gpu_are_resized(kind: torch.dtype) -> None:
+    batch = from_tensor(torch.ones(1, 3, 40, 50, dtype=kind, device="cuda"))
+    assert batch.device.type == "cpu"
+    assert Preprocessing(size=32).resize(batch[0]).shape == (3, 32, 32)
+
+
 @pytest.mark.parametrize(
     ("batch", "message"),
     [
@@ -451,6 +478,47 @@ def test_a_folder_named_like_an_image_is_a_folder(tmp_path: Path) -> None:
     (tmp_path / "x.jpg").mkdir()
     (tmp_path / "x.jpg" / "y.png").write_bytes(b"y")
     assert names(tmp_path) == [os.path.join("x.jpg", "y.png")]
+
+
+@posix
+def test_listing_looks_at_each_image_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(30):
+        (tmp_path / f"{number:02}.jpg").touch()
+        (tmp_path / f"{number:02}.txt").touch()
+    (tmp_path / "in").mkdir()
+    looked: list[str] = []
+    look = os.stat
+    monkeypatch.setattr(os, "stat", lambda path, **options: looked.append(str(path)) or look(path, **options))
+    monkeypatch.setattr(os.path, "isdir", lambda path: stat.S_ISDIR(os.stat(path).st_mode))
+    assert len(list(find_images(tmp_path))) == 30
+    once = [str(tmp_path / f"{number:02}.jpg") for number in range(30)]
+    assert [path for path in looked if path.endswith((".jpg", ".txt"))] == once
+
+
+@posix
+def test_broken_links_and_links_to_themselves_are_no_folders(tmp_path: Path) -> None:
+    (tmp_path / "gone.jpg").symlink_to("nowhere")
+    (tmp_path / "loop.jpg").symlink_to("loop.jpg")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "z").mkdir()
+    (tmp_path / "z" / "a.jpg").touch()
+    told: list[str] = []
+    found = list(find_images(tmp_path, lambda path, why: told.append(path)))
+    assert [os.path.relpath(file.path, tmp_path) for file in found] == ["gone.jpg", "loop.jpg", "z/a.jpg"]
+    assert [(file.size, file.mtime_ns) for file in found[:2]] == [(0, 0)] * 2
+    assert told == []
+
+
+def test_of_a_large_folder_only_names_are_kept(tmp_path: Path) -> None:
+    for number in range(2000):
+        (tmp_path / f"{number:04}.jpg").touch()
+    tracemalloc.start()
+    try:
+        files = find_images(tmp_path)
+        next(files)
+        assert tracemalloc.get_traced_memory()[1] < 2000 * 130  # a name takes 57 bytes, its place in the list 9
+    finally:
+        tracemalloc.stop()
 
 
 def test_folders_that_are_none(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hashfaiss.codes import hamming, pack
 from hashfaiss.errors import ArgumentError, CorruptIndexError
 from hashfaiss.indexes import KINDS, Answers, CodeIndex, Distinct, code_index, parse_kind
+from hashfaiss.indexes import hash as hash_kind
 
 BITS = (1, 7, 12, 16, 64, 100)
 
@@ -200,7 +201,7 @@ def test_load_refuses_another_index():
     [
         "", "Flat", "flat:", "flat:b=1", "ivf", "auto:b=3", "hash:c=3", "hash:b", "hash:b=", "hash:b=-1", "hash:b=1.5",
         "hash:b=0", "hash:b=21", "hash:b=33", "hash:b=999999999", "hash:b=" + "9" * 40, "hash:b=8,flips=9",
-        "hash:b=16,flips=9", "hash:flips=" + "9" * 30, "hash:b=2 ,flips=1", "hash,b=3", ":b=3", "hash:b==3",
+        "hash:b=16,flips=17", "hash:flips=" + "9" * 30, "hash:b=2 ,flips=1", "hash,b=3", ":b=3", "hash:b==3",
     ],
 )  # fmt: skip
 def test_bad_kinds_are_told(kind):
@@ -322,7 +323,7 @@ def test_threads_are_put_back(monkeypatch):
         faiss.omp_set_num_threads(before)
 
 
-@pytest.mark.parametrize(("name", "value"), [("PAIRS_PER_CALL", 130), ("ANSWERS_PER_CALL", 70), ("PAIRS_PER_CALL", 1)])
+@pytest.mark.parametrize(("name", "value"), [("WORK_PER_CALL", 8000), ("ANSWERS_PER_CALL", 70), ("WORK_PER_CALL", 1)])
 @pytest.mark.parametrize("kind", ["flat", "hash:b=6,flips=1"])
 def test_large_batches_are_cut(monkeypatch, kind, name, value):
     codes, ids, queries = make(7, 20, 60, 33, "clustered")
@@ -334,7 +335,8 @@ def test_large_batches_are_cut(monkeypatch, kind, name, value):
     monkeypatch.setattr(index, "_nearest", lambda q, *a: calls.append(len(q)) or nearest(q, *a))
     monkeypatch.setattr(index, "_within", lambda q, *a: calls.append(len(q)) or within(q, *a))
     cut = index.search(queries, 30), index.within(queries, 6)
-    assert max(calls) < 10
+    assert max(calls) < 50
+    assert len(calls) > 2
     assert sum(calls) == 66
     for a, b in zip(whole, cut, strict=True):
         assert all((getattr(a, field) == getattr(b, field)).all() for field in ("offsets", "ids", "distances", "exact"))
@@ -345,12 +347,73 @@ def test_batches_count_the_buckets_a_hash_looks_into(monkeypatch):
     codes, ids, queries = make(8, 64, 20, 40, "random")
     index = CodeIndex(codes, ids, 64, "hash:b=16,flips=3")
     assert index.kind.buckets == 1 + 16 + 120 + 560
-    monkeypatch.setattr(code_index, "PAIRS_PER_CALL", 10 * 64 * 697 + 10 * 20)
+    monkeypatch.setattr(code_index, "WORK_PER_CALL", 10 * 256 * 697 + 10 * 1000)
     calls = []
     nearest = index._nearest
     monkeypatch.setattr(index, "_nearest", lambda q, *a: calls.append(len(q)) or nearest(q, *a))
     index.search(queries, 3)
     assert calls == [10, 10, 10, 10]
+
+
+def test_batches_count_the_words_of_a_code_and_the_heap_of_k():
+    """Measured with 1 << 28 pairs a call, on 500,000 codes of 64 bits unless said: seconds a call took."""
+    index = CodeIndex(*make(1, 64, 1, 1, "random")[:2], 64)
+
+    def seconds(bits, n, k, measured):
+        index.bits = bits
+        index.distinct = np.empty(n)  # its length is what counts
+        pairs = (code_index.WORK_PER_CALL // index._work(min(k, n))) * n
+        return measured * pairs / (1 << 28)
+
+    assert 0.05 < seconds(1024, 500_000, 10, 6.3) < 0.5
+    assert 0.05 < seconds(64, 500_000, 1000, 1.9) < 0.5
+    assert 0.05 < seconds(64, 500_000, 7800, 5.1) < 0.5
+    work = [[index._work(k) for k in (0, 1, 2, 10, 1000, 7800, 400_000, 500_000)]]
+    index.bits = 1024
+    work.append([index._work(k) for k in (0, 1, 2, 10, 1000, 7800, 400_000, 500_000)])
+    assert (np.diff(work, axis=0) > 0).all()
+    assert (np.diff(work, axis=1) > 0).all()
+
+
+@pytest.mark.parametrize(("b", "most"), [(32, 5), (24, 7), (21, 10), (30, 6)])
+def test_flips_are_bounded_by_the_buckets_visited(b, most):
+    assert parse_kind(f"hash:b={b},flips={most}", 64, 0).buckets <= 1 << 20
+    message = rf"flips .* is {most + 1}: with b={b} give a whole number from 0 to {most}, or .* than 1,048,576 buckets"
+    for flips in {most + 1, max(most + 1, 8), b}:
+        with pytest.raises(ArgumentError, match=message.replace(f"is {most + 1}", f"is {flips}")):
+            parse_kind(f"hash:b={b},flips={flips}", 64, 0)
+
+
+def test_all_flips_are_possible_where_the_buckets_are_few():
+    codes, ids, queries = make(10, 64, 40, 3, "random")
+    for b in (9, 12, 20):
+        kind = parse_kind(f"hash:b={b},flips={b}", 64, 0)
+        assert (kind.buckets, kind.complete_radius) == (1 << b, 64)
+    answers = CodeIndex(codes, ids, 64, "hash:b=12,flips=12").search(queries, 7)
+    check(None, codes, ids, queries, answers, k=7)
+    assert answers.exact.all()
+
+
+def test_without_b_the_bits_fit_the_flips():
+    for n in (0, 10**6, 10**8):
+        for flips in (0, 3, 8, 20):
+            kind = parse_kind(f"hash:flips={flips}", 64, n)
+            assert kind.parameters["flips"] == flips
+            assert kind.buckets <= 1 << 20
+    assert parse_kind("hash:flips=8", 64, 10**8).parameters["b"] == 23
+
+
+def test_a_hash_is_built_in_slices(monkeypatch):
+    codes, ids, queries = make(11, 64, 150, 5, "random")
+    whole = CodeIndex(codes, ids, 64, "hash:b=6,flips=2")
+    monkeypatch.setattr(hash_kind, "CODES_PER_ADD", 40)
+    added = []
+    add = faiss.IndexBinaryHash.add
+    monkeypatch.setattr(faiss.IndexBinaryHash, "add", lambda self, x: added.append(len(x)) or add(self, x))
+    cut = CodeIndex(codes, ids, 64, "hash:b=6,flips=2")
+    assert added == [40, 40, 40, 30]
+    a, b = whole.search(queries, 9), cut.search(queries, 9)
+    assert all((getattr(a, name) == getattr(b, name)).all() for name in ("offsets", "ids", "distances", "exact"))
 
 
 def test_answers_are_a_sequence():

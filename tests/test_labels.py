@@ -107,7 +107,9 @@ def test_csv_that_python_wrote_is_read_back(
     for path, labels in listed.items():
         writer.writerow([path, ";".join(labels)])
     expected = {} if header else {"first.jpg": ("first",)}
-    expected |= {path: tuple(labels) for path, labels in listed.items()}
+    for path, labels in listed.items():
+        short = os.path.normpath(path)
+        expected[short] = tuple(dict.fromkeys((*expected.get(short, ()), *labels)))
     assert read(tmp_path_factory.mktemp("csv"), buffer.getvalue()) == expected
 
 
@@ -129,6 +131,40 @@ def test_csv_that_python_wrote_is_read_back(
 def test_bad_csv_names_the_line(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(LabelError, match=message):
         read(tmp_path, text)
+
+
+def test_a_path_that_stands_twice_has_the_labels_of_both_lines(tmp_path: Path) -> None:
+    found = read(tmp_path, "a.jpg,sky;sea\nb.jpg,x\na.jpg,sun;sky\nb.jpg,\n")
+    assert found == {"a.jpg": ("sky", "sea", "sun"), "b.jpg": ("x",)}
+    assert list(found) == ["a.jpg", "b.jpg"]
+    assert read(tmp_path, "a.jpg 0 1 0\nb.jpg 1 0 0\n./a.jpg 1 1 0\n") == {"a.jpg": ("1", "0"), "b.jpg": ("0",)}
+
+
+def test_one_file_written_in_several_ways_is_one(tmp_path: Path) -> None:
+    text = "./a.png,1\nx//a.png,2\nx/../a.png,3\na.png,1\nx/./a.png,4\n"
+    assert read(tmp_path, text) == {
+        "a.png": ("1", "3"),
+        os.path.join("x", "a.png"): ("2", "4"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("line", "path", "labels"),
+    [
+        ("c0/0.png,class 0", "c0/0.png", ("class 0",)),
+        ("c0/0.png,class 1", "c0/0.png", ("class 1",)),
+        ("c0/0.png,class 0 1", "c0/0.png", ("class 0 1",)),
+        ('"a,b.png",class 0', "a,b.png", ("class 0",)),
+        ("red,blue.png 0 1", "red,blue.png", ("1",)),
+        ("red,blue.JPG 1", "red,blue.JPG", ("0",)),
+        ("a,b,c 0 1", "a,b,c", ("1",)),
+        ("no suffix 0 1", "no suffix", ("1",)),
+        ('say "hi" 0 1', 'say "hi"', ("1",)),
+        ('"x"y 0 1', '"x"y', ("1",)),
+    ],
+)
+def test_csv_or_list_is_told_by_the_first_line(tmp_path: Path, line: str, path: str, labels: tuple[str, ...]) -> None:
+    assert read(tmp_path, f"\n{line}\n") == {path: labels}
 
 
 # List files
@@ -195,6 +231,11 @@ def test_only_listed_images_are_used_in_the_order_of_the_file(photos: Path, tmp_
     assert found[0][0].size == os.path.getsize(photos / "dog/0.jpg")
     assert found[2][0].size == 0  # named as skipped when it is read
     assert labelled_images(photos, file)[1] == (str(photos / "cat/1.png"), ("y", "z"))
+
+
+def test_an_absolute_path_and_a_relative_one_are_the_same_image(photos: Path, tmp_path: Path) -> None:
+    file = write(tmp_path, f"dog/0.jpg,x\n{photos / 'dog/0.jpg'},y\n")
+    assert labelled_images(photos, file) == [(str(photos / "dog/0.jpg"), ("x", "y"))]
 
 
 def test_a_listed_image_without_label_cannot_be_trained_on(photos: Path, tmp_path: Path) -> None:

@@ -119,6 +119,31 @@ def test_attention_in_half_precision_keeps_its_softmax_in_float32() -> None:
     torch.testing.assert_close(half.float(), module(features), rtol=0.02, atol=1.0)
 
 
+@pytest.mark.parametrize(("attention", "stat_axis"), [("ida", "cross"), ("ida", "softmax"), ("danet", "cross")])
+def test_a_network_in_float64_is_float64_all_through(attention: Any, stat_axis: Any) -> None:
+    torch.manual_seed(5)
+    network = HashNetwork("resnet-small", 12, attention, stat_axis).double().eval()
+    position, channel = network.attention.position, network.attention.channel
+    position.alpha.data.fill_(0.7)
+    channel.beta.data.fill_(-1.3)
+    images = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    axis = stat_axis if attention == "ida" else None
+    with torch.no_grad():
+        found = network(images).numpy()
+        maps = network.backbone.features(images).flatten(2).numpy()
+        b, c, d = (
+            layer.weight[:, :, 0, 0].numpy() @ maps + layer.bias.numpy()[:, None]
+            for layer in (position.query, position.key, position.value)
+        )
+    weight, bias = network.hash_layer.weight.detach().numpy(), network.hash_layer.bias.detach().numpy()
+    for image, flat in enumerate(maps):
+        positions = plain_weights(b[image].T @ c[image], axis, channel=False)
+        channels = plain_weights(flat @ flat.T, axis, channel=True)
+        attended = plain_attention(d[image], positions, 0.7, flat) + plain_attention(flat.T, channels, -1.3, flat.T).T
+        expected = weight @ attended.mean(axis=1) + bias
+        np.testing.assert_allclose(found[image], expected, rtol=1e-11, atol=1e-12 * np.abs(expected).max())
+
+
 def test_attention_width_is_an_eighth_or_as_asked() -> None:
     assert PositionAttention(512).query.weight.shape == (64, 512, 1, 1)
     assert sum(parameter.numel() for parameter in PositionAttention(512).parameters()) == 328_320 + 1

@@ -16,18 +16,22 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "hashfaiss"
 
 FLOORS = [
-    {"errors", "codes", "files"},
-    {"images", "labels", "networks", "indexes", "hits", "segments"},
-    {"encoder", "store"},
-    {"pipeline"},
-    {"sync", "library", "montage"},
-    {"evaluation", "train"},
-    {"demo", "console", "reports"},
+    {"errors"},
+    {"codes", "files"},
+    {"images", "networks", "indexes", "segments", "manifest"},
+    {"labels", "hits", "encoder", "store"},
+    {"pipeline", "faiss_file", "montage"},
+    {"sync"},
+    {"library"},
+    {"evaluation"},
+    {"train"},
+    {"demo", "console"},
+    {"reports"},
     {"cli"},
     {"__main__"},
 ]
 # Conveniences that reach up, inside a method: the face the encoder must have.
-UPWARDS = {("encoder", "pipeline"), ("encoder", "library")}
+UPWARDS = {("encoder", "pipeline"), ("encoder", "sync"), ("encoder", "library")}
 
 
 def test_public_names() -> None:
@@ -78,7 +82,7 @@ def test_imports_go_one_way() -> None:
         if room == "__init__":
             continue
         for other in _imports(file) - {room}:
-            if floor_of[other] > floor_of[room] and (room, other) not in UPWARDS:
+            if floor_of[other] >= floor_of[room] and (room, other) not in UPWARDS:
                 wrong.append(f"{room} imports {other}")
     assert not wrong
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from hashfaiss import store as store_module
 from hashfaiss.codes import pack
-from hashfaiss.errors import CorruptIndexError, IndexFolderError, IndexLockedError
+from hashfaiss.errors import ArgumentError, CorruptIndexError, IndexFolderError, IndexLockedError
 from hashfaiss.segments import Row, Segment, encode_segment, full_path, stored_path
 from hashfaiss.store import CodeStore
 
@@ -96,7 +96,7 @@ def test_a_segment_is_read_as_it_was_written(rows, removed):
     ids = np.arange(5, 5 + len(rows))
     data = encode_segment(codes, ids, rows, np.array(removed, np.int64), 12, {"encoder": "e"})
     segment = Segment(data, 12)
-    assert list(segment.rows()) == rows
+    assert [segment.row(row) for row in range(len(segment))] == rows
     assert segment.codes.tolist() == codes.tolist()
     assert (segment.ids.tolist(), segment.removed.tolist()) == (ids.tolist(), removed)
     with pytest.raises(CorruptIndexError, match="no segment of 13-bit"):
@@ -206,7 +206,7 @@ def test_a_manifest_that_cannot_be_used_is_told(tmp_path):
         refused({**sound, "segments": [{**entry, name: value}]}, CorruptIndexError, "incomplete|outside")
     refused({**sound, "segments": [{**entry, "rows": 4}]}, CorruptIndexError, "holds 3 rows, not 4")
     refused({**sound, "segments": [{**entry, "sha256": "0" * 64}]}, CorruptIndexError, "not those that were written")
-    refused({**sound, "segments": [{**entry, "file": "codes/."}]}, CorruptIndexError, "damaged")
+    refused({**sound, "segments": [{**entry, "file": "codes/."}]}, IndexFolderError, "Is a directory")
     file.write_text(json.dumps(sound))
     assert len(CodeStore.open(tmp_path / "x")) == 3
 
@@ -382,3 +382,26 @@ def test_paths_below_the_base_are_stored_relative():
         assert stored_path(path, base) == stored
         assert full_path(stored, base) == path
     assert full_path(b"", "/a") is None
+
+
+def test_rows_must_answer_to_codes(tmp_path):
+    store = CodeStore.create(tmp_path / "x", 20)
+    with store.writing() as writer:
+        for codes, rows in ((2, [Row(b"a", 1, 1, bytes(16), ())]), (1, [Row(b"a", 1, 1, b"short", ())])):
+            with pytest.raises(ArgumentError, match="a row for each code"):
+                writer.append(np.zeros((codes, 3), np.uint8), rows)
+    assert len(CodeStore.open(tmp_path / "x")) == 0
+
+
+def test_too_many_open_files_is_not_called_damage(tmp_path):
+    fill(CodeStore.create(tmp_path / "x", 20), 3)
+    script = (
+        "import resource, sys; from hashfaiss.store import CodeStore; import h5py, os;"
+        "held = [os.open(os.devnull, os.O_RDONLY) for _ in range(60)];"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (held[-1] + 1, held[-1] + 1));"
+        f"CodeStore.open({str(tmp_path / 'x')!r})"
+    )
+    tried = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    last = tried.stderr.strip().splitlines()[-1]
+    assert "Too many open files" in last
+    assert "damaged" not in last

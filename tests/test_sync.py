@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -19,6 +20,8 @@ from hashfaiss import images as images_module
 from hashfaiss import pipeline, sync
 from hashfaiss.errors import ArgumentError, HashfaissError, ImageError, IndexFolderError, IndexLockedError, LabelError
 from hashfaiss.library import ImageIndex
+from hashfaiss.segments import Row
+from hashfaiss.store import CodeStore
 
 
 def counts(report):
@@ -87,7 +90,7 @@ def test_a_build_encodes_what_is_new_or_changed_and_forgets_what_is_gone(index, 
 def test_an_image_that_became_unreadable_leaves_and_is_named(index, photos):
     (photos / "dog/0.jpg").write_bytes(b"")
     report = index.build(photos)
-    assert counts(report) == (0, 11, 0, 1)
+    assert counts(report) == (0, 11, 1, 1)
     assert report.skipped == [(str(photos / "dog/0.jpg"), "empty file")]
     assert "photos/dog/0.jpg" not in content(index)
     assert len(index) == 11
@@ -173,7 +176,7 @@ def test_files_that_vanish_during_a_build_are_named(index, photos, monkeypatch):
 
     monkeypatch.setattr(pipeline, "read_bytes", vanishing)
     report = index.build(photos)
-    assert counts(report) == (1, 10, 0, 1)
+    assert counts(report) == (1, 10, 1, 1)
     assert report.skipped == [(str(photos / "cat/0.jpg"), "no such file")]
     assert len(index) == 11
 
@@ -250,7 +253,7 @@ def test_a_disk_that_fills_at_any_file_is_told_and_the_next_build_completes(enco
         real(path, data)
 
     with monkeypatch.context() as patch:
-        for module in ("store", "sync"):
+        for module in ("manifest", "store", "sync"):
             patch.setattr(f"hashfaiss.{module}.write_atomic", full)
         with pytest.raises(IndexFolderError, match="No space left"):
             index.build(photos)
@@ -424,3 +427,54 @@ def test_known_files_are_few_bytes_and_found_by_path(index, photos):
     assert len(known.gone()) == 11
     known.keep_below(str(photos / "dog"))
     assert len(known.gone()) == 7
+
+
+def test_known_files_take_few_bytes_however_long_their_paths():
+    store, count = CodeStore.create(None, 8), 20_000
+    with store.writing() as writer:
+        rows = [Row(b"folder" * 30 + str(number).encode(), 1, 1, bytes(16), ("a",)) for number in range(count)]
+        writer.append(np.zeros((count, 1), np.uint8), rows)
+        writer.commit()
+    len(store)  # reads ids and removals, which stay
+    tracemalloc.start()
+    try:
+        known = sync.KnownFiles(store, None)
+        retained, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert known.gone() == []
+    assert retained < 60 * count
+
+
+def test_any_iterable_of_paths_is_taken_once(encoder, photos):
+    index = encoder.to_index(photos.rglob("*.png"))
+    assert len(index) == 6
+    assert index.add(path for path in photos.rglob("*.jpg")).encoded == 6
+
+
+def test_a_folder_of_codes_without_a_manifest_is_left_alone(encoder, photos):
+    index = encoder.to_index(photos, photos.parent / "x.index")
+    (index.path / "manifest.json").unlink()
+    before = sorted(path.name for path in (index.path / "codes").iterdir())
+    with pytest.raises(IndexFolderError, match=r"manifest\.json is gone"):
+        encoder.to_index(photos, index.path)
+    assert sorted(path.name for path in (index.path / "codes").iterdir()) == before
+
+
+def test_nothing_is_made_for_images_that_are_not_there(encoder, photos, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for images, error in (("gone", ArgumentError), ("empty", HashfaissError)):
+        with pytest.raises(error):
+            encoder.to_index(tmp_path / images, tmp_path / "x.index")
+    assert not (tmp_path / "x.index").exists()
+
+
+def test_an_index_of_codes_alone_is_no_image_index(tmp_path):
+    CodeStore.create(tmp_path / "x", 20)
+    with pytest.raises(IndexFolderError, match="not the encoder that made them"):
+        ImageIndex.open(tmp_path / "x")
+
+
+def test_removing_many_paths_takes_one_pass(index, photos):
+    gone = [*photos.rglob("*.png"), photos / "dog", photos]
+    assert index.remove(gone) == 12

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from hashfaiss.errors import ArgumentError, HashfaissError, LabelError, ModelErr
 from hashfaiss.images import Preprocessing
 from hashfaiss.train import data as training_data
 from hashfaiss.train.data import augment_batch, load_training_data, split_validation
+from hashfaiss.train.methods import METHODS
 from hashfaiss.train.options import TrainOptions, fastest_precision
 from hashfaiss.train.progress import Progress
 from hashfaiss.train.trainer import train
@@ -130,6 +132,34 @@ def test_the_model_knows_how_it_was_made(images: Path, tmp_path: Path) -> None:
     assert {field.name for field in dataclasses.fields(TrainOptions)} < set(facts)
 
 
+def test_the_model_knows_what_it_was_not_told(images: Path, tmp_path: Path) -> None:
+    asked = options(images, tmp_path / "m.pt", epochs=1, method_options={"reduction": "sum"})
+    facts = Encoder.load(train(asked).out, device="cpu").facts
+    assert facts["gamma"] == 0.1
+    assert facts["method_options"] == {"balance_axis": "bit", "memory": True, "reduction": "sum"}
+    assert not [name for name, value in facts.items() if value is None and name not in ("labels", "attention_width")]
+    told = dataclasses.replace(asked, gamma=0.1, method_options={"reduction": "sum", "memory": True})
+    assert len(train(told, resume=True).history) == 1  # the same training, spelt out
+    with pytest.raises(TrainingError, match=r"gamma was 0\.1, is 0\.2$"):
+        train(dataclasses.replace(asked, gamma=0.2), resume=True)
+    with pytest.raises(TrainingError, match=r"method_options was \{.*'memory': True.* is \{.*'memory': False"):
+        train(dataclasses.replace(told, method_options={"reduction": "sum", "memory": False}), resume=True)
+
+
+def test_settling_takes_every_default_of_the_methods_class(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Other(torch.nn.Module):
+        def __init__(self, images: int, bits: int, classes: int, margin: float = 2.0, *, norm: str = "l2") -> None:
+            super().__init__()
+
+    monkeypatch.setitem(METHODS, "other", Other)
+    settled = options(images, Path("m.pt"), method="other", method_options={"norm": "l1"}).settle()
+    assert (settled.gamma, settled.method_options) == (None, {"margin": 2.0, "norm": "l1"})
+    assert settled.settle() == settled
+    dhida = options(images, Path("m.pt"), gamma=0.3).settle()
+    assert dhida.settle() == dhida
+    assert dhida.gamma == 0.3
+
+
 def test_same_seed_same_weights(images: Path, tmp_path: Path) -> None:
     before = torch.get_rng_state()
     for name, seed in (("a.pt", 1), ("b.pt", 1), ("c.pt", 2)):
@@ -181,6 +211,42 @@ def test_without_resume_it_starts_over(images: Path, tmp_path: Path) -> None:
     assert not state.exists()  # it had, and got through no epoch
 
 
+def test_an_unfinished_training_is_not_started_over(images: Path, tmp_path: Path) -> None:
+    asked = options(images, tmp_path / "m.pt", epochs=3)
+    with pytest.raises(KeyboardInterrupt):
+        train(asked, progress=StopAt(2))
+    folder = tmp_path / "m.training"
+    files = [tmp_path / "m.pt", *sorted(folder.iterdir())]
+    before = [path.read_bytes() for path in files]
+    for again in (asked, dataclasses.replace(asked, bits=16, epochs=1)):
+        with pytest.raises(TrainingError) as caught:
+            train(again)
+        assert str(caught.value) == (
+            f"{str(folder)!r} holds a training stopped after epoch 2 of 3: continue it with --resume, "
+            "or delete that folder to start over"
+        )
+    assert [path.read_bytes() for path in files] == before
+    (folder / "state.pt").write_bytes(b"no state")
+    with pytest.raises(TrainingError, match=r"state\.pt' is damaged: delete the folder '.*m\.training' to start over"):
+        train(asked)
+    shutil.rmtree(folder)
+    assert len(train(asked).history) == 3
+
+
+def test_resume_refuses_other_images_of_the_same_names(images: Path, tmp_path: Path) -> None:
+    mine = write_images(tmp_path / "mine")
+    asked = options(mine, tmp_path / "m.pt", epochs=1)
+    train(asked)
+    one = mine / "red" / "003.png"
+    pixels = np.array(Image.open(one))
+    pixels[5, 5, 1] ^= 1
+    Image.fromarray(pixels).save(one)
+    with pytest.raises(TrainingError, match="other settings: images and labels was"):
+        train(asked, resume=True)
+    shutil.copy(images / "red" / "003.png", one)
+    train(asked, resume=True)
+
+
 def test_resume_refuses_what_is_not_the_same_training(images: Path, tmp_path: Path) -> None:
     asked = options(images, tmp_path / "m.pt", epochs=2)
     result = train(asked)
@@ -196,7 +262,7 @@ def test_resume_refuses_what_is_not_the_same_training(images: Path, tmp_path: Pa
         train(asked, resume=True)
     state = result.folder / "state.pt"
     state.write_bytes(state.read_bytes()[:1000])
-    with pytest.raises(TrainingError, match=r"state\.pt' is damaged: train without resume"):
+    with pytest.raises(TrainingError, match=r"state\.pt' is damaged: delete the folder .*\.training' to start over"):
         train(asked, resume=True)
     torch.save({"format": "other"}, state)
     with pytest.raises(TrainingError, match="not the state of a training"):
@@ -440,6 +506,7 @@ def test_data_in_a_file_is_the_data(images: Path, monkeypatch: pytest.MonkeyPatc
 
     in_memory = load()
     monkeypatch.setattr(training_data, "MEMORY_BYTES", 1000)
+    monkeypatch.setattr(training_data, "HASHED_AT_ONCE", 1000)
     in_file = load()
     assert torch.equal(in_memory.training.images, in_file.training.images)
     assert torch.equal(in_memory.validation.images, in_file.validation.images)

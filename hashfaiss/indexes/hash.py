@@ -7,7 +7,12 @@ from math import comb
 import faiss
 
 from hashfaiss.codes import Codes, code_bytes
+from hashfaiss.errors import ArgumentError
 from hashfaiss.indexes.kind import Abilities, Kind
+
+# A call into FAISS cannot be interrupted: one query visits at most this many buckets (about 0.2 s),
+MAX_BUCKETS = 1 << 20
+CODES_PER_ADD = 1 << 18  # and one call adds at most this many codes (about 0.3 s).
 
 
 class Hash(Kind):
@@ -30,17 +35,27 @@ class Hash(Kind):
     )
 
     def complete(self, distinct: int, given: dict[str, int]) -> dict[str, int]:
-        b = given.get("b", min(self.bits, max(4, given.get("flips", 0), min(24, distinct.bit_length() - 1))))
+        asked = given.get("flips", 0)
+        b = given.get("b")
+        if b is None:
+            b = min(self.bits, 32, max(4, asked, min(24, distinct.bit_length() - 1)))
+            while b > max(4, asked) and _buckets(b, asked) > MAX_BUCKETS:
+                b -= 1
         self.within("b", b, 1, min(self.bits, 32))
-        flips = given.get("flips", min(2, b))
-        # above b FAISS never returns; far below it, the buckets to visit outnumber any index
-        self.within("flips", flips, 0, min(b, 8))
+        flips = self.within("flips", given.get("flips", min(2, b)), 0, b)  # above b FAISS never returns
+        if _buckets(b, flips) > MAX_BUCKETS:
+            most = max(fewer for fewer in range(flips) if _buckets(b, fewer) <= MAX_BUCKETS)
+            raise ArgumentError(
+                f"flips of the {self.name} kind is {flips}: with b={b} give a whole number from 0 to {most}, or a "
+                f"query visits more than {MAX_BUCKETS:,} buckets"
+            )
         return {"b": b, "flips": flips}
 
     def build(self, codes: Codes) -> faiss.IndexBinary:
         index = faiss.IndexBinaryHash(8 * code_bytes(self.bits), self.parameters["b"])
         index.nflip = self.parameters["flips"]
-        index.add(codes)
+        for start in range(0, len(codes), CODES_PER_ADD):
+            index.add(codes[start : start + CODES_PER_ADD])
         return index
 
     def accepts(self, index: faiss.IndexBinary) -> bool:
@@ -49,8 +64,12 @@ class Hash(Kind):
 
     @property
     def buckets(self) -> int:
-        return sum(comb(self.parameters["b"], flipped) for flipped in range(self.parameters["flips"] + 1))
+        return _buckets(self.parameters["b"], self.parameters["flips"])
 
     @property
     def complete_radius(self) -> int:
         return self.bits if self.parameters["flips"] == self.parameters["b"] else self.parameters["flips"]
+
+
+def _buckets(b: int, flips: int) -> int:
+    return sum(comb(b, flipped) for flipped in range(min(b, flips) + 1))

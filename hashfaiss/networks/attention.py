@@ -57,7 +57,7 @@ class PositionAttention(nn.Module):
         query, key = self.query(feature_map).flatten(2), self.key(feature_map).flatten(2)
         value = self.value(feature_map).flatten(2)
         with torch.autocast(feature_map.device.type, enabled=False):  # half precision is too coarse for a softmax
-            energy = query.float().transpose(1, 2) @ key.float()
+            energy = _no_half(query).transpose(1, 2) @ _no_half(key)
             weights = energy.softmax(dim=-1) if self.stat_axis is None else attention_weights(energy, self.stat_axis)
         attended: Tensor = value @ weights.to(value.dtype).transpose(1, 2)
         return self.alpha * attended.view_as(feature_map) + feature_map
@@ -75,7 +75,7 @@ class ChannelAttention(nn.Module):
         """Feature map (n, C, H, W) → the same shape."""
         values = feature_map.flatten(2)
         with torch.autocast(feature_map.device.type, enabled=False):
-            energy = values.float() @ values.float().transpose(1, 2)
+            energy = _no_half(values) @ _no_half(values).transpose(1, 2)
             # DANet's rowmax(M) - M and the inert reading of IDA are one softmax; see the top of this module.
             weights = attention_weights(energy, self.stat_axis or "softmax")
         attended = weights.to(values.dtype) @ values
@@ -122,6 +122,11 @@ def _identity_convolution(channels: int) -> nn.Sequential:
     nn.init.dirac_(convolution.weight)
     nn.init.constant_(norm.weight, math.sqrt(1 + norm.eps))  # what its division by sqrt(1 + eps) takes away
     return nn.Sequential(convolution, norm, nn.ReLU(inplace=True))
+
+
+def _no_half(values: Tensor) -> Tensor:
+    """Half types in float32; float64 stays, because the encoder asks it what float32 cannot tell."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def check_stat_axis(stat_axis: StatAxis | None) -> StatAxis | None:

@@ -25,6 +25,7 @@ Augment = Literal["none", "flip", "crop"]
 
 MEMORY_BYTES = 4 << 30  # a decoded set beyond this lies in a temporary file
 DECODE_AHEAD = 1024
+HASHED_AT_ONCE = 64 << 20  # bytes
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class TrainingData:
         training, validation: the two parts; validation may be empty.
         classes: label names, sorted: the columns of `labels`.
         skipped: (path, reason) of images that could not be read.
-        fingerprint: sha256 over the images' names, labels and parts, to know the same data again.
+        fingerprint: sha256 over the images' names, labels, parts and decoded pixels, to know the same data again.
     """
 
     training: ImageSet
@@ -100,7 +101,8 @@ def load_training_data(
         raise TrainingError(f"{len(training)} of {len(images):,} images are left to train on: give 2 or more{reason}")
     described = [[[os.path.basename(path), names] for path, names in part] for part in parts]
     left_out = [os.path.basename(path) for path, _ in skipped]
-    fingerprint = hashlib.sha256(json.dumps([described, left_out]).encode()).hexdigest()
+    pixels = [_digest(part.images) for part in (training, held)]
+    fingerprint = hashlib.sha256(json.dumps([described, left_out, pixels]).encode()).hexdigest()
     return TrainingData(training, held, classes, skipped, fingerprint)
 
 
@@ -196,6 +198,14 @@ def _decode(
     for row, labels in enumerate(names):
         matrix[row, [column[name] for name in labels]] = 1
     return ImageSet(pixels[: len(names)], matrix, names)
+
+
+def _digest(pixels: Tensor) -> str:
+    """sha256 of a uint8 tensor, also of one that lies in a file and is larger than memory."""
+    found = hashlib.sha256()
+    for chunk in torch.split(pixels.reshape(-1), HASHED_AT_ONCE):
+        found.update(chunk.numpy().data)
+    return found.hexdigest()
 
 
 def _empty(shape: tuple[int, ...]) -> Tensor:

@@ -19,7 +19,7 @@ from hashfaiss.networks.attention import PreConvolution, StatAxis
 from hashfaiss.networks.backbones import BACKBONES
 from hashfaiss.networks.hashing import Attention
 from hashfaiss.train.data import Augment
-from hashfaiss.train.methods import build_method
+from hashfaiss.train.methods import build_method, method_defaults
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -42,7 +42,7 @@ class TrainOptions:
         epochs, learning_rate, weight_decay, batch: of RMSprop. Fewer images than `batch` make one batch.
         lr_step: epochs after which the learning rate is multiplied by `lr_factor`; None is a third of the epochs.
         gamma: weight of the method's regulariser; None is the method's own.
-        method_options: further arguments of the method's class.
+        method_options: further arguments of the method's class; those left out are its defaults.
         augment: "none", "flip", or "crop" (flip and random crop).
         validation: share of the images kept to choose the best epoch by, 0 for none.
         evaluate_every: epochs between validations; the last epoch always has one.
@@ -94,6 +94,8 @@ class TrainOptions:
         build_method(self.method, images=2, bits=bits, classes=2, options=self.loss_options)
         device = choose_device(self.device)
         preprocessing = self.preprocessing
+        method_options = {**method_defaults(self.method), **self.loss_options}
+        gamma = method_options.pop("gamma", None)
         return dataclasses.replace(
             self,
             images=os.fspath(self.images),
@@ -103,6 +105,8 @@ class TrainOptions:
             weights=os.fspath(self.weights),
             size=preprocessing.size,
             lr_step=self.lr_step or math.ceil(self.epochs / 3),
+            gamma=gamma,
+            method_options=method_options,
             device=str(device),
             precision=fastest_precision(device) if self.precision == "auto" else self.precision,
         )

@@ -78,7 +78,7 @@ def write_state(folder: Path, state: dict[str, Any]) -> None:
 
 
 def read_state(folder: Path) -> dict[str, Any] | None:
-    """Read `state.pt`, or None where there is none.
+    """Read `state.pt`, or None where there is none, as before the end of a training's first epoch.
 
     Raises:
         TrainingError: it cannot be read, or is none of ours.
@@ -86,7 +86,7 @@ def read_state(folder: Path) -> dict[str, Any] | None:
     path = folder / "state.pt"
     if not path.exists():
         return None
-    advice = "train without resume to start over"
+    advice = f"delete the folder {str(folder)!r} to start over"
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
@@ -96,3 +96,16 @@ def read_state(folder: Path) -> dict[str, Any] | None:
     if not isinstance(state, dict) or state.get("format") != STATE_FORMAT:
         raise TrainingError(f"{str(path)!r} is not the state of a training by this version: {advice}")
     return state
+
+
+def refuse_unfinished(folder: Path) -> None:
+    """Raise TrainingError where `state.pt` is of a training that can be continued, or cannot be read."""
+    state = read_state(folder)
+    if state is None:
+        return
+    done, epochs = len(state["history"]), state["settings"]["epochs"]
+    if done < epochs:
+        raise TrainingError(
+            f"{str(folder)!r} holds a training stopped after epoch {done} of {epochs}: continue it with --resume, "
+            "or delete that folder to start over"
+        )

@@ -28,7 +28,15 @@ from hashfaiss.train.data import TrainingData, augment_batch, load_training_data
 from hashfaiss.train.methods import build_method
 from hashfaiss.train.options import PRECISIONS, TrainOptions
 from hashfaiss.train.progress import Clock, Progress
-from hashfaiss.train.records import Epoch, draw_curves, read_state, training_folder, write_metrics, write_state
+from hashfaiss.train.records import (
+    Epoch,
+    draw_curves,
+    read_state,
+    refuse_unfinished,
+    training_folder,
+    write_metrics,
+    write_state,
+)
 
 # A training may be continued with other values of these: they do not change what is learned, or the data's own
 # fingerprint is compared instead.
@@ -70,20 +78,26 @@ def train(
 
     Args:
         options: see `TrainOptions`.
-        resume: continue from the state beside `options.out`, where there is one. Without it, start over.
+        resume: continue from the state beside `options.out`, where there is one. Without it, start over; what is
+            unfinished there must be deleted first.
         progress: called about ten times a second.
 
     Raises:
         ArgumentError: a setting outside what it may be.
         LabelError: no labels, or one class only.
         ModelError: the pretrained weights cannot be had.
-        TrainingError: too few images, a state that does not fit, no room to write, or a loss that is not a number.
+        TrainingError: too few images, an unfinished training in the way or one that does not fit, no room to write, or
+            a loss that is not a number.
         KeyboardInterrupt: passed on; the last finished epoch can be continued from.
     """
     options = options.settle()
     tell = progress or (lambda _: None)
     folder = _prepare(Path(options.out))
-    state = read_state(folder) if resume else None
+    state = None
+    if resume:
+        state = read_state(folder)
+    else:
+        refuse_unfinished(folder)
     device = torch.device(options.device)
     with torch.random.fork_rng([device] if device.type == "cuda" else []):  # the caller's random numbers stay theirs
         torch.manual_seed(options.seed)
@@ -208,7 +222,10 @@ class _Run:
             pairs = "; ".join(f"{name} was {state['settings'].get(name)!r}, is {mine[name]!r}" for name in differ)
             raise TrainingError(f"cannot continue {str(self.folder)!r} with other settings: {pairs}")
         if state["best_epoch"] and not Path(self.options.out).exists():
-            raise TrainingError(f"{str(self.options.out)!r}, the best epoch so far, is gone: train without resume")
+            raise TrainingError(
+                f"{str(self.options.out)!r}, the best epoch so far, is gone: "
+                f"delete the folder {str(self.folder)!r} to start over"
+            )
         self.network.load_state_dict(state["network"])
         self.method.load_state_dict(state["method"])
         self.optimiser.load_state_dict(state["optimiser"])

@@ -9,6 +9,7 @@ the network's; what it must remember between batches are buffers, so that a cont
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,6 +19,12 @@ from hashfaiss.errors import ArgumentError
 from hashfaiss.train.methods.dhida import DHIDA
 
 METHODS: dict[str, Callable[..., nn.Module]] = {"dhida": DHIDA}
+
+
+def method_defaults(name: str) -> dict[str, Any]:
+    """The options of the method called `name` and their defaults, in the order of its class's signature."""
+    parameters = inspect.signature(METHODS[name]).parameters.values()
+    return {option.name: option.default for option in parameters if option.default is not option.empty}
 
 
 def build_method(name: str, images: int, bits: int, classes: int, options: Mapping[str, Any]) -> nn.Module:

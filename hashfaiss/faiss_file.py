@@ -1,0 +1,71 @@
+"""The FAISS index of an index folder: derived from the codes, checked before FAISS reads it, rebuilt when in doubt."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from pathlib import Path
+
+from hashfaiss.errors import CorruptIndexError, IndexFolderError
+from hashfaiss.files import write_atomic
+from hashfaiss.indexes import CodeIndex
+from hashfaiss.store import CodeStore, StoreWriter
+
+
+def read_faiss(store: CodeStore) -> bytes | None:
+    """The FAISS file, if it is of the store's generation and not a byte was altered."""
+    entry = store.manifest.get("index")
+    if store.path is None or not entry or entry["generation"] != store.manifest["generation"]:
+        return None
+    try:
+        data = (store.path / "faiss" / Path(entry["file"]).name).read_bytes()
+    except OSError:
+        return None
+    return data if hashlib.sha256(data).hexdigest() == entry["sha256"] else None
+
+
+def load_codes(store: CodeStore) -> CodeIndex:
+    """The store's codes, searchable: FAISS's index from its file where that is sound, else built anew.
+
+    Raises:
+        CorruptIndexError: a segment is damaged.
+    """
+    codes, ids = store.codes()
+    data = read_faiss(store)
+    if data is not None:
+        with contextlib.suppress(CorruptIndexError):
+            return CodeIndex.load(data, codes, ids, store.bits, store.manifest["index"]["kind"])
+    return CodeIndex(codes, ids, store.bits, store.manifest["kind"])
+
+
+def commit_faiss(writer: StoreWriter, kind: str | None) -> None:
+    """Commit what is pending and, where codes or kind changed or its file is not sound, a FAISS index over them.
+
+    Raises:
+        IndexFolderError: the disk is full, say; what was committed stands.
+    """
+    store = writer.store
+    kind = kind or store.manifest["kind"]
+    if not writer.waiting and kind == store.manifest["kind"] and read_faiss(store) is not None:
+        return
+    if writer.waiting:
+        writer.commit()
+    writer.gather()
+    if store.path is None:
+        writer.commit(kind=kind)
+        return
+    codes, ids = store.codes()
+    made = CodeIndex(codes, ids, store.bits, kind)
+    data = made.dump()
+    generation = store.manifest["generation"] + 1
+    name = f"faiss/{generation:06d}.index"
+    try:
+        (store.path / "faiss").mkdir(exist_ok=True)
+        write_atomic(store.path / name, data)
+    except OSError as error:
+        raise IndexFolderError(
+            f"cannot write the FAISS index to {str(store.path)!r}: {error.strerror}. The codes are committed; make "
+            "room and run the same command again"
+        ) from None
+    about = {"kind": str(made.kind), "file": name, "sha256": hashlib.sha256(data).hexdigest(), "generation": generation}
+    writer.commit(index=about, kind=kind)
