@@ -93,7 +93,7 @@ def _main(
 def demo(
     directory: Annotated[Path, typer.Option("--dir", help="Folder to leave everything in.")] = Path("hashfaiss-demo"),
 ) -> None:
-    """Train, build, query and evaluate on 1,797 handwritten digits, in about two minutes on two cores.
+    """Train, build, query and evaluate on 1,797 handwritten digits, in a minute or two on two cores.
 
     Each step is printed as the command you would type yourself. Example:
 
@@ -208,17 +208,22 @@ def build(
 ) -> None:
     """Bring an index into step with a folder: encode what is new or changed, forget what is gone.
 
-    Cut off at any point, the index stays as it was last committed, and the same command carries on. Example:
+    Only what lies below the folder is forgotten; with --labels, only images the file lists are kept. Cut off at any
+    point, the index stays as it was last committed, and the same command carries on. Example:
 
         hashfaiss build --model dhida.pt --images photos/
     """
     from hashfaiss.console import bar, note, say, shown_path
     from hashfaiss.encoder import Encoder
     from hashfaiss.library import ImageIndex
+    from hashfaiss.manifest import MANIFEST
     from hashfaiss.sync import check_images
 
+    if images.is_file():
+        raise ArgumentError(f"{str(images)!r} is a file: give a folder of images")
     encoder = Encoder.load(model, device)
-    check_images(images, labels)
+    if not (index / MANIFEST).exists():
+        check_images(images, labels)
     opened = ImageIndex.create(encoder, index, kind or "auto")
     with bar("encode") as progress:
         report = opened.build(images, labels, kind, strict, progress)
@@ -246,6 +251,7 @@ def query(
 
     Says whether the answer is certified exact. Examples:
 
+    \b
         hashfaiss query cat.jpg -k 20 --montage hits.png
         find new/ -name '*.jpg' | hashfaiss query - --radius 4 --json
     """
@@ -364,7 +370,10 @@ def remove(
     paths: Annotated[list[str], typer.Argument(help="Images, or folders of images, to take out.")],
     index: IndexOption = DEFAULT_INDEX,
 ) -> None:
-    """Take images out of an index; the files stay. Example: hashfaiss remove photos/old/"""
+    """Take images out of an index. The files stay, and the next build of their folder brings them back.
+
+    Example: hashfaiss remove photos/old/
+    """
     from hashfaiss.console import say
     from hashfaiss.library import ImageIndex
 

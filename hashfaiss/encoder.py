@@ -137,6 +137,8 @@ class Encoder:
                 values["facts"],
                 str(chosen),
             )
+            if encoder.identity != values["identity"]:
+                raise ValueError("its weights are not those that were saved")
             if encoder.bits != values["bits"] or encoder.preprocessing.size < network.smallest_size:
                 raise ArgumentError(f"{values['bits']} bits, {encoder.preprocessing.size} px do not fit its network")
         except ArgumentError as error:
@@ -154,6 +156,7 @@ class Encoder:
         Raises:
             ModelError: the disk is full, or the folder cannot be written; what stood at `path` still stands.
         """
+        self._identity = None  # the network may have been trained since
         buffer = io.BytesIO()
         torch.save(
             {
@@ -162,6 +165,7 @@ class Encoder:
                 "method": self.method,
                 "network": {"name": self.network_name, "arguments": self.network_arguments},
                 "bits": self.bits,
+                "identity": self.identity,
                 "preprocessing": self.preprocessing.to_dict(),
                 "labels": self.labels,
                 "facts": self.facts,
@@ -290,7 +294,7 @@ def _seems(data: bytes, values: Any) -> str:
     if data.startswith(b"PK"):
         try:
             zipfile.ZipFile(io.BytesIO(data))
-        except zipfile.BadZipFile:
+        except Exception:  # damaged in any way
             return "a truncated or damaged archive"
         return "an archive whose pickle holds more than tensors (it was not run)"
     for magic, kind in _MAGIC.items():

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
-from hashfaiss.codes import Codes
+from hashfaiss.codes import Codes, code_bytes
 from hashfaiss.errors import (
     ArgumentError,
     CorruptIndexError,
@@ -71,7 +71,9 @@ class ImageIndex:
             )
             return cls(store, encoder)
         index = cls.open(folder, encoder)
-        if not (folder / ENCODER).exists():
+        try:
+            index._stored_encoder()
+        except CorruptIndexError:  # the right one is at hand
             encoder.save(folder / ENCODER)
         return index
 
@@ -159,7 +161,7 @@ class ImageIndex:
             "encoder": manifest["encoder"]["identity"],
             "kind": str(kind),
             "search": f"{abilities.summary}; {abilities.guarantee}",
-            "bytes_per_code": abilities.bytes_per_code,
+            "bytes_per_code": abilities.bytes_per_code.replace("K/8", str(code_bytes(self.bits))),
             "generation": manifest["generation"],
             "segments": len(manifest["segments"]),
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -77,7 +78,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             f"there is no index at {str(folder)!r}: make one with `hashfaiss build`, or give its folder with --index"
         ) from None
     except (OSError, ValueError) as error:
-        raise CorruptIndexError(f"{str(folder / MANIFEST)!r} cannot be read ({error}): restore it") from None
+        raise CorruptIndexError(f"{str(folder / MANIFEST)!r} cannot be read ({error}): {_ADVICE}") from None
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise IndexFolderError(f"{str(folder)!r} is not a hashfaiss index: its {MANIFEST} is something else's")
     if manifest.get("version") != VERSION:
@@ -94,10 +95,19 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         sound = sound and manifest["generation"] >= 0 and manifest["next_id"] >= 0
         check_bits(manifest["bits"])
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise CorruptIndexError(f"{str(folder / MANIFEST)!r} is incomplete ({error!r}): restore it") from None
+        raise CorruptIndexError(f"{str(folder / MANIFEST)!r} is incomplete ({error!r}): {_ADVICE}") from None
     if not sound:
-        raise CorruptIndexError(f"{str(folder / MANIFEST)!r} names files outside the index: restore it")
+        raise CorruptIndexError(f"{str(folder / MANIFEST)!r} names files outside the index: {_ADVICE}")
+    if manifest.pop("sha256", None) != _digest(manifest):
+        raise CorruptIndexError(f"{str(folder / MANIFEST)!r} is not as it was written: {_ADVICE}")
     return manifest
+
+
+_ADVICE = "restore it from a copy, or delete the index folder and build again"
+
+
+def _digest(manifest: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def _inside(name: str) -> bool:
@@ -107,7 +117,8 @@ def _inside(name: str) -> bool:
 
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
     """Replace the manifest: what it names is then the committed generation. OSError if it cannot."""
-    write_atomic(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
+    signed = {**manifest, "sha256": _digest(manifest)}
+    write_atomic(folder / MANIFEST, json.dumps(signed, indent=1).encode())
 
 
 def clear_leftovers(folder: Path, manifest: dict[str, Any]) -> None:

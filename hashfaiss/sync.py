@@ -8,7 +8,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -123,7 +123,7 @@ def check_encoder(store: CodeStore, encoder: Encoder) -> None:
         raise EncoderMismatchError(
             f"the index {str(store.path)!r} was made by another model ({made_by['method']}, {store.bits} bits, "
             f"{made_by['identity'][:12]}) than the one given ({encoder.method}, {encoder.bits} bits, "
-            f"{encoder.identity[:12]}): leave the model out, or build a new index with it"
+            f"{encoder.identity[:12]}): use the model that made it, or build another index with this one"
         )
 
 
@@ -170,13 +170,16 @@ class _Run:
 
         files = labelled_files(self.folder, self.labels, unlisted) if self.folder is not None else ()  # type: ignore[arg-type]
         for item in chain(self.given, (Item(file, labels) for file, labels in files)):
-            if item.file is not None:
-                known, same = self.known.find(item.file, item.labels)
+            file = item.file
+            if file is not None:
+                if self.folder is None and self.labels is None:
+                    item = replace(item, labels=self.known.labels(file))
+                known, same = self.known.find(file, item.labels)
                 if same:
                     self.report.unchanged += counting
                     continue
                 if known is not None:
-                    self.replaced[item.file.path] = known
+                    self.replaced[file.path] = known
             yield item
 
     def encode(self, encoder: Encoder, strict: bool, progress: Progress | None) -> None:
@@ -300,6 +303,11 @@ class KnownFiles:
         self._seen[at] = True
         state = np.bytes_(_state(file.size, file.mtime_ns, labels))
         return int(self._ids[at]), bool(self._states[at] == state)
+
+    def labels(self, file: ImageFile) -> Labels:
+        """The labels the image at this path has, () for an unknown one."""
+        known, _ = self.find(file, ())
+        return self._store.row(known).labels if known is not None else ()
 
     def keep_below(self, folder: str) -> None:
         """Count every file below `folder` as seen: it could not be listed, which does not mean they are gone."""

@@ -171,7 +171,7 @@ WRONG = [
     (["build", "--model", "model.pt", "--images", "empty"], 1, "holds no images"),
     (["build", "--model", "gone.pt", "--images", "empty"], 1, "cannot read the model"),
     (["build", "--model", "note.txt", "--images", "empty"], 1, "is not a hashfaiss model"),
-    (["build", "--model", "model.pt", "--images", "empty", "--kind", "fast"], 2, "no index kind"),
+    (["build", "--model", "model.pt", "--images", "photos", "--kind", "fast"], 2, "no index kind"),
     (["build", "--model", "model.pt", "--images", "empty", "--labels", "gone.csv"], 1, "cannot read the label file"),
     (["build", "--model", "model.pt", "--images", "empty", "--labels", "names.csv"], 1, "none of them is in"),
     (["build", "--model", "other.pt", "--images", "empty", "--index", "photos.index"], 1, "made by another model"),
@@ -184,6 +184,9 @@ WRONG = [
     (["split", "--images", "empty", "--out", "s", "--protocol", "x"], 1, "holds no images"),
     (["evaluate", "--index", "photos.index", "--queries", "empty"], 2, "holds no image"),
     (["evaluate", "--index", "photos.index", "--norm", "x"], 2, "norm is 'x'"),
+    (["evaluate", "--index", "photos.index", "--seed", "-1"], 2, "seed is -1"),
+    (["evaluate", "--index", "photos.index", "--labels", "names.csv"], 2, "without queries"),
+    (["build", "--model", "model.pt", "--images", "note.txt"], 2, "is a file"),
     (["evaluate", "--index", "empty"], 1, "there is no index at"),
     (["remove", "x.png", "--index", "photos.index"], 2, "no image at"),
 ]
@@ -203,6 +206,14 @@ def test_wrong_input_gets_one_sentence(here: Path, arguments: list[str], code: i
     assert "Traceback" not in printed
     assert printed.count("\n") == 1
     assert ImageIndex.open("photos.index").store.manifest == before
+    assert not Path("hashfaiss.index").exists()
+
+
+def test_numbers_of_any_size(here: Path, photos: Path) -> None:
+    image, huge = str(next((photos / "cat").iterdir())), str(10**20)
+    assert run("query", image, "--index", "photos.index", "-k", huge, "--json").count("\n") == 12
+    assert run("query", image, "--index", "photos.index", "--radius", huge, "--json").count("\n") == 12
+    assert "mAP@12" in run("evaluate", "--index", "photos.index", "--depth", huge, "-R", huge)
 
 
 def test_wrong_usage_exits_with_2(here: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import io
 import math
@@ -447,3 +448,16 @@ def test_devices_that_are_not_there(device: str, model: Path) -> None:
 def test_no_gpu_is_said(model: Path) -> None:
     with pytest.raises(ArgumentError, match="device 'cuda' cannot be used here"):
         Encoder.load(model, device="cuda")
+
+
+def test_no_weight_can_change_unnoticed(encoder, tmp_path):
+    encoder.save(tmp_path / "model.pt")
+    sound = (tmp_path / "model.pt").read_bytes()
+    loaded = 0
+    for at in np.random.default_rng(0).integers(0, len(sound), 40):
+        changed = bytearray(sound)
+        changed[at] ^= 255
+        (tmp_path / "model.pt").write_bytes(changed)
+        with contextlib.suppress(ModelError):
+            loaded += Encoder.load(tmp_path / "model.pt").identity != encoder.identity
+    assert loaded == 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 
@@ -18,6 +17,7 @@ from hashfaiss.errors import ArgumentError, CorruptIndexError, EncoderMismatchEr
 from hashfaiss.images import find_images
 from hashfaiss.indexes import CodeIndex
 from hashfaiss.library import ImageIndex
+from hashfaiss.manifest import read_manifest, write_manifest
 from hashfaiss.networks import build_network
 
 
@@ -261,9 +261,9 @@ def test_a_sound_faiss_file_of_other_codes_is_made_anew(index, encoder, photos):
     """The digest in the manifest fits, the codes do not."""
     wanted = index.query(photos / "cat/0.jpg", 20)
     few = encoder.to_index([photos / "cat/0.jpg"], photos.parent / "few.index")
-    manifest = json.loads((index.path / "manifest.json").read_text())
+    manifest = read_manifest(index.path)
     manifest["index"]["sha256"] = few.store.manifest["index"]["sha256"]
-    (index.path / "manifest.json").write_text(json.dumps(manifest))
+    write_manifest(index.path, manifest)
     shutil.copy(few.path / few.store.manifest["index"]["file"], index.path / manifest["index"]["file"])
     assert ImageIndex.open(index.path).query(photos / "cat/0.jpg", 20) == wanted
 

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hashfaiss import manifest as manifest_module
 from hashfaiss import store as store_module
 from hashfaiss.codes import pack
 from hashfaiss.errors import ArgumentError, CorruptIndexError, IndexFolderError, IndexLockedError
@@ -184,6 +185,9 @@ def test_a_manifest_that_cannot_be_used_is_told(tmp_path):
     entry = sound["segments"][0]
 
     def refused(text, error, match):
+        if isinstance(text, dict):  # rightly signed: the rest of it is to be refused
+            text = {name: value for name, value in text.items() if name != "sha256"}
+            text["sha256"] = manifest_module._digest(text)
         file.write_bytes(text if isinstance(text, bytes) else json.dumps(text).encode())
         with pytest.raises(IndexFolderError, match=match) as caught:
             CodeStore.open(tmp_path / "x")
@@ -405,3 +409,18 @@ def test_too_many_open_files_is_not_called_damage(tmp_path):
     last = tried.stderr.strip().splitlines()[-1]
     assert "Too many open files" in last
     assert "damaged" not in last
+
+
+def test_no_byte_of_the_manifest_can_change_unnoticed(tmp_path):
+    fill(CodeStore.create(tmp_path / "x", 20), 3)
+    file = tmp_path / "x" / "manifest.json"
+    sound, meant = file.read_bytes(), json.loads(file.read_bytes())
+    for at in range(len(sound)):
+        changed = bytearray(sound)
+        changed[at] ^= 1
+        file.write_bytes(changed)
+        try:
+            CodeStore.open(tmp_path / "x")
+        except IndexFolderError:
+            continue
+        assert json.loads(changed) == meant  # white space

@@ -197,7 +197,8 @@ def test_add_forgets_nothing_and_one_path_is_one_image(encoder, photos):
     one, two = photos / "cat/0.jpg", photos / "cat/1.png"
     assert counts(index.add([one, two, str(one)], [["cat"], ["cat", "pet"], ["cat"]])) == (2, 0, 0, 0)
     assert counts(index.add([one], [["cat"]])) == (0, 1, 0, 0)
-    assert counts(index.add(str(one))) == (1, 0, 0, 0)  # without labels now
+    assert counts(index.add(str(one))) == (0, 1, 0, 0)  # no labels given: as they are
+    assert counts(index.add([one], [[]])) == (1, 0, 0, 0)
     assert content(index)["photos/cat/0.jpg"][1] == ()
     assert counts(index.add([photos / "nowhere.jpg"])) == (0, 0, 0, 1)
     two.unlink()
@@ -478,3 +479,19 @@ def test_an_index_of_codes_alone_is_no_image_index(tmp_path):
 def test_removing_many_paths_takes_one_pass(index, photos):
     gone = [*photos.rglob("*.png"), photos / "dog", photos]
     assert index.remove(gone) == 12
+
+
+def test_adding_a_known_file_keeps_its_labels(index, photos):
+    (photos / "cat/0.jpg").write_bytes((photos / "dog/0.jpg").read_bytes())
+    assert counts(index.add([photos / "cat/0.jpg", photos / "cat/1.png"])) == (1, 1, 0, 0)
+    labels = {row.path: row.labels for _, row in index.store.rows()}
+    assert labels[b"photos/cat/0.jpg"] == labels[b"photos/cat/1.png"] == ("cat",)
+
+
+def test_a_damaged_encoder_is_replaced_by_the_right_one(encoder, photos):
+    index = encoder.to_index(photos, photos.parent / "x.index")
+    damaged = bytearray((index.path / "encoder.pt").read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    (index.path / "encoder.pt").write_bytes(damaged)
+    ImageIndex.create(encoder, index.path).build(photos)
+    assert all(trouble is None for _, trouble in ImageIndex.open(index.path).verify())

@@ -119,6 +119,13 @@ def evaluate_index(
     codes, ids = index.store.codes()
     if not len(codes):
         raise ArgumentError("the index is empty: build it from a folder of images first")
+    if labels is not None and queries is None:
+        raise ArgumentError("labels were given without queries: they are those of the query images, give both")
+    for name, value, least in (("depth", depth, 1), ("cutoff", cutoff, 1), ("seed", seed, 0)):
+        if value is not None and value < least:
+            raise ArgumentError(f"{name} is {value}: give a whole number of {least} or more")
+    cutoff = None if cutoff is None else min(cutoff, len(codes))
+    depth = None if depth is None else min(depth, len(codes))
     if depth is None:
         depth = len(codes) if len(codes) <= EVERY_RANK else DEPTH
     rows = [row for _, row in index.store.rows()]

@@ -32,7 +32,7 @@ def plot_precision_recall(path: str | Path, reports: Reports) -> None:
     for name, report in reports.items():
         by_radius.plot(report.recall_by_radius, report.precision_by_radius, marker="o", markersize=3, label=name)
         by_rank.plot(report.recall_by_rank, report.precision_by_rank, marker="o", markersize=3, label=name)
-    by_radius.set_title("Precision-recall by Hamming radius")
+    by_radius.set_title("Precision-recall by Hamming radius (an empty ball counts 0)")
     by_rank.set_title("Precision-recall by rank")
     for axes in (by_radius, by_rank):
         axes.set(

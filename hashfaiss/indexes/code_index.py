@@ -83,7 +83,7 @@ class CodeIndex:
 
     def search(self, queries: Codes, k: int = 10) -> Answers:
         """The k nearest of each query (n, ceil(bits/8)): min(k, len(self)) of them where `exact`, else maybe fewer."""
-        k = _whole("k", k, 1)
+        k = min(_whole("k", k, 1), max(1, len(self)))
         queries = check_codes(queries, self.bits, "queries")
         found = min(k, len(self.distinct))
         answers = min(k, len(self))

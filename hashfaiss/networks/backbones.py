@@ -185,13 +185,13 @@ def _refuse(weights: str, name: str, trouble: str, keys: list[str]) -> None:
 
 def _download(backbone: Backbone, name: str) -> dict[str, Tensor]:
     if backbone.imagenet is None:
-        raise ModelError(f"there are no ImageNet weights for {name}: give weights='none' or a file")
+        raise ModelError(f"there are no ImageNet weights for {name}: give --weights none, or a file")
     try:
         state: dict[str, Tensor] = backbone.imagenet.get_state_dict(progress=sys.stderr.isatty(), check_hash=True)
     except (OSError, RuntimeError) as error:
         raise ModelError(
             f"the ImageNet weights of {name} could not be downloaded ({error}): give the path of a file with them, "
-            "or weights='none' to start from random ones"
+            "or --weights none to start from random ones"
         ) from None
     return state
 
