@@ -97,7 +97,7 @@ def demo(
 
     Each step is printed as the command you would type yourself. Example:
 
-        hashfaiss demo --dir /tmp/digits
+        hashfaiss demo --dir digits
     """
     from hashfaiss.console import say
     from hashfaiss.demo import run_demo
