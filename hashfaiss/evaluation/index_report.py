@@ -125,9 +125,7 @@ def evaluate_index(
         if value is not None and value < least:
             raise ArgumentError(f"{name} is {value}: give a whole number of {least} or more")
     cutoff = None if cutoff is None else min(cutoff, len(codes))
-    depth = None if depth is None else min(depth, len(codes))
-    if depth is None:
-        depth = len(codes) if len(codes) <= EVERY_RANK else DEPTH
+    depth = min(depth or (EVERY_RANK if len(codes) <= EVERY_RANK else DEPTH), len(codes))
     rows = [row for _, row in index.store.rows()]
     image_labels = [row.labels for row in rows]
     if queries is not None:
