@@ -9,6 +9,8 @@ import json
 import os
 import zipfile
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +23,7 @@ from hashfaiss.errors import ArgumentError, ImageError, ModelError
 from hashfaiss.files import write_atomic
 from hashfaiss.images import Preprocessing
 from hashfaiss.networks import build_network
+from hashfaiss.segments import DIGEST_BYTES
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -49,6 +52,31 @@ def choose_device(device: str) -> torch.device:
     return chosen
 
 
+@dataclass(frozen=True)
+class LearnedCodes:
+    """Codes a method learned for the images it was trained on, beside its network (ADSH).
+
+    Attributes:
+        digests: BLAKE2b, 16 bytes, of each image file's bytes.
+        codes: uint8 (len(digests), ceil(K/8)).
+    """
+
+    digests: list[bytes]
+    codes: Codes
+
+    @cached_property
+    def _rows(self) -> dict[bytes, int]:
+        return {digest: row for row, digest in enumerate(self.digests)}
+
+    def replace(self, digests: Sequence[bytes], codes: Codes) -> Codes:
+        """`codes` of images with these digests, with the learned ones in place of the network's."""
+        known = [(place, self._rows[digest]) for place, digest in enumerate(digests) if digest in self._rows]
+        replaced = codes.copy()
+        for place, row in known:
+            replaced[place] = self.codes[row]
+        return replaced
+
+
 class Encoder:
     """Images → K-bit codes.
 
@@ -60,6 +88,7 @@ class Encoder:
         labels: names of the classes it was trained on.
         facts: every training setting and result, as plain values.
         precision: of the forward pass; part of the identity.
+        learned: codes that a database takes for the training images, or None where they are the network's as well.
     """
 
     precision = "float32"
@@ -74,6 +103,7 @@ class Encoder:
         labels: Sequence[str] = (),
         facts: dict[str, Any] | None = None,
         device: str = "auto",
+        learned: LearnedCodes | None = None,
     ) -> None:
         self.device = choose_device(device)
         self.network = network.to(self.device).to(memory_format=torch.channels_last).eval()
@@ -84,6 +114,7 @@ class Encoder:
         self.method = method
         self.labels = list(labels)
         self.facts = dict(facts or {})
+        self.learned = learned
         self._double: nn.Module | None = None
         self._identity: str | None = None
 
@@ -106,6 +137,8 @@ class Encoder:
                 self.precision,
             ]
             digest.update(json.dumps(settings, sort_keys=True).encode())
+            if self.learned is not None:
+                digest.update(b"".join(self.learned.digests) + self.learned.codes.tobytes())
             for name, value in sorted(self.network.state_dict().items()):
                 array = value.detach().cpu().contiguous().numpy()
                 digest.update(f"{name}{array.dtype}{array.shape}".encode())
@@ -136,6 +169,7 @@ class Encoder:
                 [str(label) for label in values["labels"]],
                 values["facts"],
                 str(chosen),
+                _learned(values),
             )
             if encoder.identity != values["identity"]:
                 raise ValueError("its weights are not those that were saved")
@@ -169,6 +203,9 @@ class Encoder:
                 "preprocessing": self.preprocessing.to_dict(),
                 "labels": self.labels,
                 "facts": self.facts,
+                "learned": None
+                if self.learned is None
+                else {"digests": b"".join(self.learned.digests), "codes": torch.from_numpy(self.learned.codes)},
                 "state_dict": {
                     key: value.detach().cpu().contiguous() for key, value in self.network.state_dict().items()
                 },
@@ -251,6 +288,17 @@ class Encoder:
         index = ImageIndex.create(self, path, kind)
         index.build(images, labels, None if kind == "auto" else kind)
         return index
+
+
+def _learned(values: dict[str, Any]) -> LearnedCodes | None:
+    """What a model file has of learned codes; ValueError where it is damaged."""
+    if values.get("learned") is None:
+        return None
+    joined, codes = values["learned"]["digests"], values["learned"]["codes"].numpy()
+    digests = [joined[start : start + DIGEST_BYTES] for start in range(0, len(joined), DIGEST_BYTES)]
+    if codes.dtype != np.uint8 or codes.shape != (len(digests), code_bytes(values["bits"])):
+        raise ValueError(f"learned codes {codes.shape} for {len(digests):,} images")
+    return LearnedCodes(digests, codes)
 
 
 def _read_model(name: str) -> dict[str, Any]:

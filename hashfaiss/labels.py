@@ -18,7 +18,6 @@ import csv
 import io
 import os
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 
 from hashfaiss.errors import LabelError
 from hashfaiss.images import SUFFIXES, ImageFile, find_images, image_file
@@ -87,8 +86,9 @@ def read_label_file(file: str | os.PathLike[str]) -> dict[str, Labels]:
     """
     name = os.fspath(file)
     try:
-        # surrogateescape: a file name need not be UTF-8
-        text = Path(name).read_text(encoding="utf-8-sig", errors="surrogateescape")
+        # surrogateescape: a file name need not be UTF-8; newline: nor is a carriage return in one the end of a line
+        with open(name, encoding="utf-8-sig", errors="surrogateescape", newline="") as opened:
+            text = opened.read()
     except OSError as error:
         raise LabelError(f"cannot read the label file {name!r}: {error.strerror}") from None
     if "\0" in text:

@@ -106,17 +106,21 @@ def _as_item(image: object) -> Item:
 
 
 def encode_stream(
-    encoder: Encoder, items: Iterable[Item], batch_size: int = 64, workers: int | None = None
+    encoder: Encoder, items: Iterable[Item], batch_size: int = 64, workers: int | None = None, learned: bool = False
 ) -> Iterator[Batch]:
     """Encode `items` in their order, a batch at a time.
 
-    Neither `batch_size` nor `workers` (decoding threads; default: one a processor) changes a code.
+    With `learned`, images the encoder has learned codes for get those, as a database takes them; a query gets the
+    network's. Neither `batch_size` nor `workers` (decoding threads; default: one a processor) changes a code.
     """
     if batch_size < 1 or (workers is not None and workers < 1):
         raise ArgumentError(f"batch_size is {batch_size} and workers {workers}: give 1 or more of each")
     pool = ThreadPoolExecutor(workers or os.cpu_count() or 1, thread_name_prefix="decode")
     try:
-        yield from _batches(encoder, _prepared(pool, encoder, iter(items), 2 * batch_size), batch_size)
+        for batch in _batches(encoder, _prepared(pool, encoder, iter(items), 2 * batch_size), batch_size):
+            if learned and encoder.learned is not None:
+                batch.codes = encoder.learned.replace(batch.digests, batch.codes)
+            yield batch
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 

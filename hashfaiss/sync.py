@@ -189,7 +189,7 @@ class _Run:
         done = 0
         if progress:
             progress(0, self.count)
-        for batch in encode_stream(encoder, self.items()):
+        for batch in encode_stream(encoder, self.items(), learned=True):
             for item, reason in batch.skipped:
                 if strict:
                     raise ImageError(item.path, reason)

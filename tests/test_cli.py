@@ -17,9 +17,19 @@ from typer.testing import CliRunner
 from hashfaiss.cli import app
 from hashfaiss.encoder import Encoder
 from hashfaiss.library import ImageIndex
+from hashfaiss.train.methods import METHODS
 
 ROOT = Path(__file__).parent.parent
-COMMANDS = sorted(command.callback.__name__ for command in app.registered_commands)  # type: ignore[union-attr]
+COMMANDS = sorted(
+    [
+        *(command.callback.__name__ for command in app.registered_commands),  # type: ignore[union-attr]
+        *(
+            f"{group.name} {command.name}"
+            for group in app.registered_groups
+            for command in group.typer_instance.registered_commands  # type: ignore[union-attr]
+        ),
+    ]
+)
 runner = CliRunner()
 
 
@@ -47,10 +57,28 @@ def test_help_needs_no_torch_and_answers_at_once() -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help_an_example_and_a_place_in_the_readme(command: str) -> None:
-    text = run(command, "--help")
+    text = run(*command.split(), "--help")
     assert "Usage: hashfaiss" in text or "Usage: root" in text
     assert f"hashfaiss {command}" in text
     assert f"hashfaiss {command}" in (ROOT / "README.md").read_text()
+
+
+def test_methods_are_listed() -> None:
+    lines = run("methods").splitlines()
+    assert sum(line.split()[:1] == [name] for line in lines for name in METHODS) == len(METHODS)
+    told = [json.loads(line) for line in run("methods", "--json").splitlines()]
+    assert [method["name"] for method in told] == list(METHODS)
+    assert told[0]["options"]["gamma"] == 0.1
+
+
+def test_bench_train_measures_both_in_one_run() -> None:
+    asked = ["--backbone", "resnet-small", "--size", "16", "--batch", "8", "--batches", "2", "--rounds", "3"]
+    found = json.loads(run("bench", "train", *asked, "--json"))
+    assert len(found["trainer"]) == len(found["bare"]) == 3
+    assert min(*found["trainer"], *found["bare"]) > 0
+    ratios = [ours / bare for ours, bare in zip(found["trainer"], found["bare"], strict=True)]
+    assert found["ratio"] == sorted(ratios)[1]
+    assert "median" in run("bench", "train", *asked)
 
 
 def test_version() -> None:
@@ -181,7 +209,13 @@ WRONG = [
     (["train", "--images", "empty", "--weights", "none"], 1, "holds no images"),
     (["train", "--images", "empty", "--method", "magic"], 2, "unknown method"),
     (["train", "--images", "empty", "--labels", "names.csv", "--weights", "none"], 1, "none of them is in"),
-    (["split", "--images", "empty", "--out", "s", "--protocol", "x"], 1, "holds no images"),
+    (["split", "--images", "empty", "--out", "s"], 1, "holds no images"),
+    (["split", "--images", "photos", "--out", "s", "--protocol", "x"], 2, "unknown protocol 'x'"),
+    (["train", "--images", "photos", "--recipe", "dhida-mnist"], 2, "there is no recipe 'dhida-mnist'"),
+    (["train", "--method", "dhida"], 2, "give either --images"),
+    (["train", "--images", "photos", "--option", "gamma"], 2, "is not of the form name=value"),
+    (["bench", "train", "--rounds", "0"], 2, "rounds is 0"),
+    (["bench", "train", "--method", "itq"], 2, "itq is fitted, not trained"),
     (["evaluate", "--index", "photos.index", "--queries", "empty"], 2, "holds no image"),
     (["evaluate", "--index", "photos.index", "--norm", "x"], 2, "norm is 'x'"),
     (["evaluate", "--index", "photos.index", "--seed", "-1"], 2, "seed is -1"),

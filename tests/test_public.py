@@ -25,6 +25,7 @@ FLOORS = [
     {"library"},
     {"evaluation"},
     {"train"},
+    {"bench"},
     {"demo", "console"},
     {"reports"},
     {"cli"},

@@ -25,6 +25,7 @@ from hashfaiss.images import Preprocessing
 from hashfaiss.train import data as training_data
 from hashfaiss.train.data import augment_batch, load_training_data, split_validation
 from hashfaiss.train.methods import METHODS
+from hashfaiss.train.methods.dhida import DHIDA
 from hashfaiss.train.options import TrainOptions, fastest_precision
 from hashfaiss.train.progress import Progress
 from hashfaiss.train.trainer import train
@@ -108,7 +109,7 @@ def test_training_learns_and_leaves_its_records(images: Path, tmp_path: Path) ->
 
 
 def test_the_model_knows_how_it_was_made(images: Path, tmp_path: Path) -> None:
-    asked = options(images, tmp_path / "m.pt", attention="danet", gamma=0.2, epochs=2)
+    asked = options(images, tmp_path / "m.pt", attention="danet", method_options={"gamma": 0.2}, epochs=2)
     result = train(asked)
     encoder = Encoder.load(result.out, device="cpu")
     assert encoder.labels == ["blue", "green", "red"]
@@ -117,7 +118,7 @@ def test_the_model_knows_how_it_was_made(images: Path, tmp_path: Path) -> None:
     facts = encoder.facts
     assert facts["validation_map"] == result.validation_map
     assert facts["best_epoch"] == result.best_epoch
-    assert (facts["gamma"], facts["attention"], facts["epochs"]) == (0.2, "danet", 2)
+    assert (facts["method_options"]["gamma"], facts["attention"], facts["epochs"]) == (0.2, "danet", 2)
     assert (facts["precision"], facts["lr_step"], facts["training_images"]) == ("float32", 1, 27)
     assert {field.name for field in dataclasses.fields(TrainOptions)} < set(facts)
 
@@ -125,29 +126,33 @@ def test_the_model_knows_how_it_was_made(images: Path, tmp_path: Path) -> None:
 def test_the_model_knows_what_it_was_not_told(images: Path, tmp_path: Path) -> None:
     asked = options(images, tmp_path / "m.pt", epochs=1, method_options={"reduction": "sum"})
     facts = Encoder.load(train(asked).out, device="cpu").facts
-    assert facts["gamma"] == 0.1
-    assert facts["method_options"] == {"balance_axis": "bit", "memory": True, "reduction": "sum"}
-    assert not [name for name, value in facts.items() if value is None and name not in ("labels", "attention_width")]
-    told = dataclasses.replace(asked, gamma=0.1, method_options={"reduction": "sum", "memory": True})
+    dhida = {"gamma": 0.1, "activation": "piecewise", "balance_axis": "bit", "memory": True, "reduction": "sum"}
+    assert facts["method_options"] == dhida
+    unset = {"labels", "attention_width", "queries", "database", "cutoff"}
+    assert {name for name, value in facts.items() if value is None} == unset
+    told = dataclasses.replace(asked, method_options={"reduction": "sum", "memory": True})
     assert len(train(told, resume=True).history) == 1  # the same training, spelt out
-    with pytest.raises(TrainingError, match=r"gamma was 0\.1, is 0\.2$"):
-        train(dataclasses.replace(asked, gamma=0.2), resume=True)
     with pytest.raises(TrainingError, match=r"method_options was \{.*'memory': True.* is \{.*'memory': False"):
         train(dataclasses.replace(told, method_options={"reduction": "sum", "memory": False}), resume=True)
 
 
 def test_settling_takes_every_default_of_the_methods_class(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Other(torch.nn.Module):
-        def __init__(self, images: int, bits: int, classes: int, margin: float = 2.0, *, norm: str = "l2") -> None:
-            super().__init__()
+    class Other(DHIDA):
+        def __init__(self, labels: torch.Tensor, bits: int, margin: float = 2.0, *, norm: str = "l2") -> None:
+            super().__init__(labels, bits)
 
     monkeypatch.setitem(METHODS, "other", Other)
     settled = options(images, Path("m.pt"), method="other", method_options={"norm": "l1"}).settle()
-    assert (settled.gamma, settled.method_options) == (None, {"margin": 2.0, "norm": "l1"})
-    assert settled.settle() == settled
-    dhida = options(images, Path("m.pt"), gamma=0.3).settle()
-    assert dhida.settle() == dhida
-    assert dhida.gamma == 0.3
+    assert settled.method_options == {"margin": 2.0, "norm": "l1"}
+
+
+def test_settling_takes_what_is_not_given_from_the_recipe(images: Path) -> None:
+    recipe = TrainOptions(images=images, out="m.pt", weights="none", device="cpu").settle()
+    assert (recipe.backbone, recipe.attention, recipe.learning_rate) == ("resnet18", "ida", 5e-5)
+    assert (recipe.epochs, recipe.lr_step, recipe.batch, recipe.size) == (150, 50, 128, 224)
+    shorter = TrainOptions(images=images, out="m.pt", weights="none", device="cpu", epochs=20).settle()
+    assert shorter.lr_step == 7  # drops stay at the same shares of the training
+    assert TrainOptions(images=images, out="m.pt", epochs=20, lr_step=30, device="cpu").settle().lr_step == 30
 
 
 def test_same_seed_same_weights(images: Path, tmp_path: Path) -> None:
@@ -285,7 +290,7 @@ def test_no_readable_image_is_an_error(tmp_path: Path) -> None:
         for number in range(4):
             (tmp_path / name / f"{number}.png").write_bytes(b"no")
     with pytest.raises(TrainingError, match=r"0 of 8 images are left to train on: .*\.png', not an image"):
-        train(options(tmp_path, tmp_path / "m.pt"))
+        train(options(tmp_path, tmp_path / "m.pt", batch=4))
 
 
 def test_several_labels_an_image(images: Path, tmp_path: Path) -> None:
@@ -298,7 +303,7 @@ def test_several_labels_an_image(images: Path, tmp_path: Path) -> None:
     assert Encoder.load(result.out, device="cpu").labels == ["blue", "even", "green", "odd", "red"]
 
 
-@pytest.mark.parametrize("batch", [2, 13, 26, 500])
+@pytest.mark.parametrize("batch", [2, 13, 26, 27])
 def test_batches_of_any_size(images: Path, tmp_path: Path, batch: int) -> None:
     """27 images: 13 and 26 would leave one alone, which batch norm cannot train on."""
     result = train(options(images, tmp_path / "m.pt", epochs=1, batch=batch, size=8))
@@ -345,8 +350,13 @@ def test_a_loss_that_is_no_number(images: Path, tmp_path: Path) -> None:
         ({"seed": -1}, ArgumentError, "seed is -1"),
         ({"learning_rate": 0}, ArgumentError, "learning_rate is 0"),
         ({"weight_decay": float("nan")}, ArgumentError, "weight_decay is nan"),
-        ({"gamma": -1}, ArgumentError, "gamma is -1"),
-        ({"method_options": {"axis": 1}}, ArgumentError, "does not take"),
+        ({"method_options": {"gamma": -1}}, ArgumentError, "gamma is -1"),
+        ({"method_options": {"axis": 1}}, ArgumentError, "the method 'dhida' has no option 'axis'"),
+        ({"optimiser": "lion"}, ArgumentError, "unknown optimiser 'lion'"),
+        ({"streams": "both"}, ArgumentError, "streams='both' is a setting of the network 'dual-stream'"),
+        ({"network": "dual-stream", "attention": "ida"}, ArgumentError, "attention='ida' is a setting of .* 'hash'"),
+        ({"select": "on-queries"}, ArgumentError, "give its lists as queries and database"),
+        ({"batch": 28}, TrainingError, "27 images are left to train on beside 9 for validation, fewer than the batch"),
         ({"validation": 1.5}, ArgumentError, r"validation is 1\.5"),
         ({"validation": 0.01}, TrainingError, r"validation=0\.01 of 36 images in 3 classes"),
         ({"weights": "nowhere.pt"}, ModelError, "cannot read the weights 'nowhere.pt'"),
@@ -363,10 +373,10 @@ def test_what_cannot_be_trained_is_said_before(
 
 
 def test_images_that_cannot_be_trained_on(tmp_path: Path) -> None:
-    write_images(tmp_path / "images", each=2)
+    write_images(tmp_path / "images", each=4)
     (tmp_path / "one").mkdir()
     (tmp_path / "images" / "red").rename(tmp_path / "one" / "red")
-    with pytest.raises(LabelError, match=r"2 images have 1 label \(red\)"):
+    with pytest.raises(LabelError, match=r"4 images have 1 label \(red\)"):
         train(options(tmp_path / "one", tmp_path / "m.pt"))
     with pytest.raises(ArgumentError, match="does not exist"):
         train(options(tmp_path / "nowhere", tmp_path / "m.pt"))
@@ -375,6 +385,38 @@ def test_images_that_cannot_be_trained_on(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(TrainingError, match="cannot make the folder"):
         train(options(tmp_path / "images", tmp_path / "file" / "m.pt"))
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (["{n}.png,label{n}"], "no two of the 36 images share a label"),
+        (["{n}.png,{even}", "0.png,alone;rare"], None),
+        (["{n}.png,{even}"], None),
+        (["{n}.png,every;{even}"], "all 36 images have the label 'every'"),
+    ],
+)
+def test_labels_with_nothing_to_learn(images: Path, tmp_path: Path, lines: list[str], message: str | None) -> None:
+    folder = tmp_path / "flat"
+    folder.mkdir()
+    for n, path in enumerate(sorted(images.rglob("*.png"))):
+        shutil.copy(path, folder / f"{n}.png")
+    text = [line.format(n=n, even=n % 2) for n in range(36) for line in lines[:1]] + lines[1:]
+    (tmp_path / "labels.csv").write_text("\n".join(text))
+    asked = options(folder, tmp_path / "m.pt", labels=tmp_path / "labels.csv", epochs=1)
+    if message is None:
+        assert train(asked).images
+        return
+    with pytest.raises(LabelError, match=message):
+        train(asked)
+
+
+def test_a_class_of_one_image_is_said(tmp_path: Path) -> None:
+    images = write_images(tmp_path / "images", each=8)
+    (images / "white").mkdir()
+    shutil.copy(images / "red" / "001.png", images / "white" / "only.png")
+    with pytest.raises(LabelError, match=r"1 of 25 images share no label with another, .*only.png', .* of 'white'"):
+        train(options(images, tmp_path / "m.pt"))
 
 
 def test_a_full_disk_is_said_and_the_last_epoch_stays(

@@ -1,7 +1,8 @@
 """Networks: images → K real numbers.
 
 A network is a module, normalised images (n, 3, size, size) → real outputs (n, K), that tells the least size it works
-with in `smallest_size`.
+with in `smallest_size`. One that is trained has its last layer in `hash_layer`, and in `backbones` what pretrained
+weights are for.
 """
 
 from __future__ import annotations
@@ -12,9 +13,15 @@ from typing import Any
 from torch import nn
 
 from hashfaiss.errors import ArgumentError, ModelError
+from hashfaiss.networks.dual_stream import DualStreamNetwork
+from hashfaiss.networks.features import FeatureHash
 from hashfaiss.networks.hashing import HashNetwork
 
-NETWORKS: dict[str, Callable[..., nn.Module]] = {"hash": HashNetwork}
+NETWORKS: dict[str, Callable[..., nn.Module]] = {
+    "hash": HashNetwork,
+    "dual-stream": DualStreamNetwork,
+    "features": FeatureHash,
+}
 
 
 def build_network(name: str, arguments: Mapping[str, Any]) -> nn.Module:

@@ -28,7 +28,8 @@ PreConvolution = Literal["none", "conv3x3bnrelu"]
 def attention_weights(energy: Tensor, stat_axis: StatAxis) -> Tensor:
     """IDA's weights P from M (..., R, R): softmax((max + mean) / 2 - M), each row sums to 1 (DHIDA Eq. 3-4, 6-7)."""
     axis = -2 if stat_axis == "cross" else -1
-    salient = (energy.amax(dim=axis, keepdim=True) + energy.mean(dim=axis, keepdim=True)) / 2
+    # max, not amax: its gradient goes to one place, where amax's shares it among ties in several passes over all of M
+    salient = (energy.max(dim=axis, keepdim=True).values + energy.mean(dim=axis, keepdim=True)) / 2
     return torch.softmax(salient - energy, dim=-1)
 
 

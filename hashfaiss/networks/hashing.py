@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from hashfaiss.codes import check_bits
 from hashfaiss.errors import ArgumentError
 from hashfaiss.networks.attention import DualAttention, PreConvolution, StatAxis
-from hashfaiss.networks.backbones import build_backbone
+from hashfaiss.networks.backbones import Backbone, build_backbone
 
 Attention = Literal["none", "danet", "ida"]
 
@@ -26,6 +26,9 @@ class HashNetwork(nn.Module):
         stat_axis: for "ida", see `attention`.
         attention_width: channels of the position branch's query and key; None is an eighth of the feature map's.
         pre_conv: a convolution before each attention branch, see `DualAttention`.
+
+    Attributes:
+        backbones: the one backbone, for pretrained weights.
 
     Raises:
         ArgumentError: an argument that is none of these.
@@ -52,6 +55,10 @@ class HashNetwork(nn.Module):
         self.hash_layer = nn.Linear(self.backbone.dim, check_bits(bits))
         nn.init.normal_(self.hash_layer.weight, std=0.01)
         nn.init.zeros_(self.hash_layer.bias)
+
+    @property
+    def backbones(self) -> tuple[Backbone, ...]:
+        return (self.backbone,)
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (n, 3, size, size), normalised → outputs u (n, K)."""

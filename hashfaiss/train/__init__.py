@@ -1,6 +1,23 @@
-"""Learning: data sets and splits, losses by method, the trainer."""
+"""Learning: data sets and splits, losses by method, recipes, the trainer."""
 
-from hashfaiss.train.options import TrainOptions
-from hashfaiss.train.trainer import TrainResult, train
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hashfaiss.train.options import TrainOptions
+    from hashfaiss.train.records import TrainResult
+    from hashfaiss.train.trainer import train
 
 __all__ = ["TrainOptions", "TrainResult", "train"]
+
+_HOMES = {"TrainOptions": "options", "TrainResult": "records", "train": "trainer"}
+
+
+def __getattr__(name: str) -> Any:
+    """Loaded on first use: a method or a protocol needs no trainer."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -17,8 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hashfaiss.errors import ArgumentError, ImageError, LabelError, TrainingError
-from hashfaiss.images import Preprocessing, read_image
+from hashfaiss.errors import ArgumentError, ImageError, TrainingError
+from hashfaiss.images import Preprocessing, decode_image, read_bytes
+from hashfaiss.segments import DIGEST_BYTES
 
 LabelledImages = Sequence[tuple[str, tuple[str, ...]]]
 Augment = Literal["none", "flip", "crop"]
@@ -36,11 +37,13 @@ class ImageSet:
         images: uint8 (n, 3, side, side).
         labels: float32 (n, classes), 0 or 1.
         names: the label names of each image.
+        digests: of each file's bytes, as the code store has them.
     """
 
     images: Tensor
     labels: Tensor
     names: list[tuple[str, ...]]
+    digests: list[bytes]
 
     def __len__(self) -> int:
         return len(self.names)
@@ -83,14 +86,9 @@ def load_training_data(
         on_decoded: told now and then how many more images are done.
 
     Raises:
-        LabelError: fewer than 2 classes.
         TrainingError: fewer than 2 readable training images, or too few for a validation.
     """
     classes = sorted({name for _, names in images for name in names})
-    if len(classes) < 2:
-        raise LabelError(
-            f"{len(images):,} images have {len(classes)} label ({', '.join(classes)}): give images of 2 classes or more"
-        )
     held_out = split_validation([names for _, names in images], validation, seed)
     parts = [[image for image, out in zip(images, held_out, strict=True) if out is part] for part in (False, True)]
     skipped: list[tuple[str, str]] = []
@@ -176,28 +174,37 @@ def _decode(
     side = preprocessing.margin_size if margin else preprocessing.size
     pixels = _empty((len(images), 3, side, side))
     names: list[tuple[str, ...]] = []
+    digests: list[bytes] = []
 
-    def read(path: str) -> Tensor | str:
+    def read(path: str) -> tuple[Tensor, bytes] | str:
         try:
-            return preprocessing.resize(read_image(path), margin)
+            data = read_bytes(path)
+            image = preprocessing.resize(decode_image(data, path), margin)
         except ImageError as error:
             return error.reason
+        return image, hashlib.blake2b(data, digest_size=DIGEST_BYTES).digest()
 
     waiting = iter(images)
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as threads:
         while block := list(islice(waiting, DECODE_AHEAD)):
-            for (path, labels), image in zip(block, threads.map(read, [path for path, _ in block]), strict=True):
-                if isinstance(image, str):
-                    skipped.append((path, image))
+            for (path, labels), result in zip(block, threads.map(read, [path for path, _ in block]), strict=True):
+                if isinstance(result, str):
+                    skipped.append((path, result))
                 else:
-                    pixels[len(names)] = image
+                    pixels[len(names)] = result[0]
                     names.append(labels)
+                    digests.append(result[1])
             on_decoded(len(block))
+    return ImageSet(pixels[: len(names)], label_matrix(names, classes), names, digests)
+
+
+def label_matrix(names: Sequence[tuple[str, ...]], classes: Sequence[str]) -> Tensor:
+    """Label names of each image → float32 0/1 (n, classes)."""
     column = {name: position for position, name in enumerate(classes)}
     matrix = torch.zeros(len(names), len(classes))
     for row, labels in enumerate(names):
         matrix[row, [column[name] for name in labels]] = 1
-    return ImageSet(pixels[: len(names)], matrix, names)
+    return matrix
 
 
 def _digest(pixels: Tensor) -> str:

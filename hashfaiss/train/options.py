@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import torch
 
@@ -15,18 +15,44 @@ from hashfaiss.codes import check_bits
 from hashfaiss.encoder import choose_device
 from hashfaiss.errors import ArgumentError
 from hashfaiss.images import Fit, Preprocessing
+from hashfaiss.networks import NETWORKS
 from hashfaiss.networks.attention import PreConvolution, StatAxis
 from hashfaiss.networks.backbones import BACKBONES
+from hashfaiss.networks.dual_stream import Streams
 from hashfaiss.networks.hashing import Attention
 from hashfaiss.train.data import Augment
-from hashfaiss.train.methods import build_method, method_defaults
+from hashfaiss.train.methods import Shallow, SteppingMethod, build_method, method_class, method_defaults
+from hashfaiss.train.recipes import method_settings, scaled_lr_step
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+Optimiser = Literal["rmsprop", "sgd", "adam"]
+Select = Literal["validation", "on-queries"]
+
+# What a method's recipe leaves out.
+COMMON: dict[str, Any] = {
+    "network": "hash",
+    "backbone": "resnet18",
+    "attention": "none",
+    "streams": "both",
+    "fit": "crop",
+    "epochs": 150,
+    "optimiser": "rmsprop",
+    "learning_rate": 1e-5,
+    "momentum": 0.0,
+    "nesterov": False,
+    "weight_decay": 1e-5,
+    "backbone_rate": 1.0,
+    "lr_step": 50,
+    "lr_factor": 0.1,
+    "batch": 128,
+    "augment": "none",
+    "evaluate_every": 5,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions:
-    """What to train, on what, and how. The defaults are DHIDA's (section 4, and METHODS where it is silent).
+    """What to train, on what, and how. Where None stands, the method's recipe says what it is.
 
     Attributes:
         images: folder of images.
@@ -34,17 +60,24 @@ class TrainOptions:
         labels: CSV or list file; None takes the folder an image lies in as its label.
         method: a name in `methods.METHODS`.
         bits: K.
+        network: "hash" (`HashNetwork`) or "dual-stream" (`DualStreamNetwork`); shallow methods have their own.
         backbone: a name in `backbones.BACKBONES`.
-        attention, stat_axis, attention_width, pre_conv: see `HashNetwork`.
+        attention, stat_axis, attention_width, pre_conv: of "hash", see `HashNetwork`.
+        streams: of "dual-stream", see `DualStreamNetwork`.
         weights: "imagenet", "none" or a file, see `load_weights`.
         size: side in pixels of what the network sees; None is the backbone's own.
         fit: "crop" or "stretch", see `Preprocessing`.
-        epochs, learning_rate, weight_decay, batch: of RMSprop. Fewer images than `batch` make one batch.
-        lr_step: epochs after which the learning rate is multiplied by `lr_factor`; None is a third of the epochs.
-        gamma: weight of the method's regulariser; None is the method's own.
-        method_options: further arguments of the method's class; those left out are its defaults.
+        epochs, batch: times through the images, and images a step.
+        optimiser, learning_rate, momentum, nesterov, weight_decay: momentum and nesterov are of "sgd".
+        backbone_rate: the backbone's learning rate as a multiple of the hash layer's.
+        lr_step: epochs after which the learning rate is multiplied by `lr_factor`; None is the recipe's, which follows
+            `epochs` where that differs from the recipe's.
+        method_options: arguments of the method's class; those left out are the recipe's, then the class's.
         augment: "none", "flip", or "crop" (flip and random crop).
-        validation: share of the images kept to choose the best epoch by, 0 for none.
+        select: the best epoch by "validation" on a share of the training images, or "on-queries" as the popular code
+            does, which looks at the test set.
+        validation: that share, 0 for none; None is 0.1, or 0 with "on-queries".
+        queries, database, cutoff: label files and R for "on-queries".
         evaluate_every: epochs between validations; the last epoch always has one.
         seed: of weights, order, augmentation and validation split.
         device: "auto", "cpu", "cuda", "cuda:1", ...
@@ -56,70 +89,137 @@ class TrainOptions:
     labels: str | os.PathLike[str] | None = None
     method: str = "dhida"
     bits: int = 64
-    backbone: str = "resnet18"
-    attention: Attention = "ida"
+    network: str | None = None
+    backbone: str | None = None
+    attention: Attention | None = None
     stat_axis: StatAxis = "cross"
     attention_width: int | None = None
     pre_conv: PreConvolution = "none"
+    streams: Streams | None = None
     weights: str | os.PathLike[str] = "imagenet"
     size: int | None = None
-    fit: Fit = "crop"
-    epochs: int = 150
-    learning_rate: float = 5e-5
+    fit: Fit | None = None
+    epochs: int | None = None
+    optimiser: Optimiser | None = None
+    learning_rate: float | None = None
+    momentum: float | None = None
+    nesterov: bool | None = None
+    weight_decay: float | None = None
+    backbone_rate: float | None = None
     lr_step: int | None = None
-    lr_factor: float = 0.1
-    weight_decay: float = 1e-5
-    batch: int = 128
-    gamma: float | None = None
+    lr_factor: float | None = None
+    batch: int | None = None
     method_options: dict[str, Any] = field(default_factory=dict)
-    augment: Augment = "none"
-    validation: float = 0.1
-    evaluate_every: int = 5
+    augment: Augment | None = None
+    select: Select = "validation"
+    validation: float | None = None
+    queries: str | os.PathLike[str] | None = None
+    database: str | os.PathLike[str] | None = None
+    cutoff: int | None = None
+    evaluate_every: int | None = None
     seed: int = 0
     device: str = "auto"
     precision: str = "auto"
 
-    def settle(self) -> TrainOptions:
+    def settle(self) -> Settings:
         """Check everything that needs no file, and fill in what is None or "auto".
 
         Raises:
             ArgumentError: a setting outside what it may be; the message says what it may be.
         """
-        bits = check_bits(self.bits)
-        _check_name("augment", self.augment, get_args(Augment))
-        _check_name("attention", self.attention, get_args(Attention))
-        _check_name("precision", self.precision, ["auto", *PRECISIONS])
-        _check_name("backbone", self.backbone, list(BACKBONES))
-        self._check_numbers()
-        build_method(self.method, images=2, bits=bits, classes=2, options=self.loss_options)
+        kind = method_class(self.method)
+        recipe = {**COMMON, **method_settings(self.method)}
+        given = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
+        self._check_network(recipe["network"])
+        values = given | {name: recipe[name] for name in COMMON if given[name] is None}
+        values["lr_step"] = self._lr_step(recipe, values["epochs"])
+        values["method_options"] = {**method_defaults(self.method), **recipe["options"], **self.method_options}
+        if issubclass(kind, Shallow):
+            if values["augment"] != "none":
+                raise ArgumentError(
+                    f"augment is {self.augment!r}: {self.method} is fitted once, to the images as they are; give 'none'"
+                )
+            values.update(network="features", attention="none", epochs=1, lr_step=1, evaluate_every=1)
+        if self.validation is None:
+            values["validation"] = 0.1 if self.select == "validation" else 0.0
+        for name in ("images", "out", "labels", "weights", "queries", "database"):
+            values[name] = None if values[name] is None else os.fspath(values[name])
+        _check(values)
+        build_method(self.method, torch.eye(2), values["bits"], values["method_options"])
         device = choose_device(self.device)
-        preprocessing = self.preprocessing
-        method_options = {**method_defaults(self.method), **self.loss_options}
-        gamma = method_options.pop("gamma", None)
-        return dataclasses.replace(
-            self,
-            images=os.fspath(self.images),
-            out=os.fspath(self.out),
-            labels=None if self.labels is None else os.fspath(self.labels),
-            bits=bits,
-            weights=os.fspath(self.weights),
-            size=preprocessing.size,
-            lr_step=self.lr_step or math.ceil(self.epochs / 3),
-            gamma=gamma,
-            method_options=method_options,
-            device=str(device),
-            precision=fastest_precision(device) if self.precision == "auto" else self.precision,
-        )
+        values["device"] = str(device)
+        if self.precision == "auto":
+            values["precision"] = "float32" if issubclass(kind, SteppingMethod) else fastest_precision(device)
+        elif issubclass(kind, SteppingMethod) and self.precision != "float32":
+            raise ArgumentError(f"precision is {self.precision!r}: {self.method} trains in float32 only")
+        return _with_size(Settings(**values))
 
-    @property
-    def loss_options(self) -> dict[str, Any]:
-        """Arguments of the method's class."""
-        return self.method_options if self.gamma is None else {"gamma": self.gamma, **self.method_options}
+    def _lr_step(self, recipe: Mapping[str, Any], epochs: int) -> int:
+        """The recipe's drops, at the same shares of the training where it is shorter or longer."""
+        if self.lr_step is not None:
+            return self.lr_step
+        return scaled_lr_step(recipe["lr_step"], recipe["epochs"], epochs)
+
+    def _check_network(self, default: str) -> None:
+        """A setting of the network that is not trained would change nothing, and its user not know."""
+        network = self.network or default
+        for name, owner in (("attention", "hash"), ("streams", "dual-stream")):
+            if getattr(self, name) is not None and network != owner:
+                raise ArgumentError(
+                    f"{name}={getattr(self, name)!r} is a setting of the network {owner!r}, and {self.method!r} trains "
+                    f"{network!r}: give network={owner!r} too"
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """`TrainOptions` with everything decided; what a model file keeps of its training."""
+
+    images: str
+    out: str
+    labels: str | None
+    method: str
+    bits: int
+    network: str
+    backbone: str
+    attention: Attention
+    stat_axis: StatAxis
+    attention_width: int | None
+    pre_conv: PreConvolution
+    streams: Streams
+    weights: str
+    size: int | None
+    fit: Fit
+    epochs: int
+    optimiser: Optimiser
+    learning_rate: float
+    momentum: float
+    nesterov: bool
+    weight_decay: float
+    backbone_rate: float
+    lr_step: int
+    lr_factor: float
+    batch: int
+    method_options: dict[str, Any]
+    augment: Augment
+    select: Select
+    validation: float
+    queries: str | None
+    database: str | None
+    cutoff: int | None
+    evaluate_every: int
+    seed: int
+    device: str
+    precision: str
 
     @property
     def network_arguments(self) -> dict[str, Any]:
         """Arguments of the network's class."""
-        names = ("backbone", "bits", "attention", "stat_axis", "attention_width", "pre_conv")
+        names = ["backbone", "bits"]
+        if self.network == "hash":
+            names += ["attention", "stat_axis", "attention_width", "pre_conv"]
+        elif self.network == "dual-stream":
+            names += ["streams"]
         return {name: getattr(self, name) for name in names}
 
     @property
@@ -133,17 +233,40 @@ class TrainOptions:
             )
         return preprocessing
 
-    def _check_numbers(self) -> None:
-        for name, least in (("epochs", 1), ("batch", 2), ("evaluate_every", 1), ("lr_step", 1), ("seed", 0)):
-            value = getattr(self, name)
-            if name == "lr_step" and value is None:
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**63:
-                raise ArgumentError(f"{name} is {value!r}: give a whole number from {least} up")
-        for name in ("learning_rate", "lr_factor", "weight_decay"):
-            value = getattr(self, name)
-            if not 0 <= value < math.inf or (value == 0 and name != "weight_decay"):
-                raise ArgumentError(f"{name} is {value!r}: give a number above 0")
+
+def _with_size(settings: Settings) -> Settings:
+    return dataclasses.replace(settings, size=settings.preprocessing.size)
+
+
+def _check(values: Mapping[str, Any]) -> None:
+    check_bits(values["bits"])
+    choices: dict[str, Sequence[str]] = {
+        "network": list(NETWORKS),
+        "backbone": list(BACKBONES),
+        "attention": get_args(Attention),
+        "streams": get_args(Streams),
+        "augment": get_args(Augment),
+        "optimiser": get_args(Optimiser),
+        "select": get_args(Select),
+        "precision": ["auto", *PRECISIONS],
+    }
+    for name, names in choices.items():
+        if values[name] not in names:
+            raise ArgumentError(f"unknown {name} {values[name]!r}: give one of {', '.join(names)}")
+    for name, least in (("epochs", 1), ("batch", 2), ("evaluate_every", 1), ("lr_step", 1), ("seed", 0)):
+        value = values[name]
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**63:
+            raise ArgumentError(f"{name} is {value!r}: give a whole number from {least} up")
+    for name in ("learning_rate", "lr_factor", "weight_decay", "momentum", "backbone_rate"):
+        value = values[name]
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not number or not 0 <= value < math.inf or (value == 0 and name in ("learning_rate", "lr_factor")):
+            raise ArgumentError(f"{name} is {value!r}: give a number above 0")
+    if values["select"] == "on-queries":
+        if values["queries"] is None or values["database"] is None:
+            raise ArgumentError("select='on-queries' looks at the test set: give its lists as queries and database")
+        if values["validation"]:
+            raise ArgumentError("select='on-queries' keeps no validation images: leave validation out, or give 0")
 
 
 def fastest_precision(device: torch.device) -> str:
@@ -155,8 +278,3 @@ def fastest_precision(device: torch.device) -> str:
         if able.get("amx_bf16") or able.get("avx512_bf16"):
             return "bfloat16"
     return "float32"
-
-
-def _check_name(what: str, name: str, names: Sequence[str]) -> None:
-    if name not in names:
-        raise ArgumentError(f"unknown {what} {name!r}: give one of {', '.join(names)}")

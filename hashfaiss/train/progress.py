@@ -38,22 +38,20 @@ class Clock:
     """Counts images and tells `callback` about ten times a second, and at the end of each epoch.
 
     Args:
-        images: in an epoch.
         epochs: in all.
         finished: epochs that earlier sittings have done.
     """
 
-    def __init__(self, images: int, epochs: int, finished: int, callback: Callable[[Progress], None]) -> None:
-        self.images, self.epochs, self.callback = images, epochs, callback
+    def __init__(self, epochs: int, finished: int, callback: Callable[[Progress], None]) -> None:
+        self.epochs, self.callback = epochs, callback
         self.epoch = finished
-        self.left = (epochs - finished) * images
         self.trained = 0
         self.validation_map: float | None = None
         self.started = self.told = time.monotonic()
 
-    def start_epoch(self, epoch: int) -> None:
-        """The images that follow belong to `epoch`."""
-        self.epoch, self.done, self.images_per_second = epoch, 0, 0.0
+    def start_epoch(self, epoch: int, images: int) -> None:
+        """The next `images` images belong to `epoch`."""
+        self.epoch, self.images, self.done, self.images_per_second = epoch, images, 0, 0.0
         self.epoch_started = time.monotonic()
 
     def tick(self, images: int, loss_sum: Tensor) -> None:
@@ -75,7 +73,7 @@ class Clock:
     def _tell(self, loss: float) -> None:
         # The pace is that of the whole sitting, so that it includes validations.
         pace = (time.monotonic() - self.started) / max(self.trained, 1)
-        seconds_left = (self.left - self.trained) * pace
+        seconds_left = ((self.epochs - self.epoch + 1) * self.images - self.done) * pace
         self.callback(
             Progress(
                 self.epoch,

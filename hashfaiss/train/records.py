@@ -14,6 +14,8 @@ from matplotlib.figure import Figure
 
 from hashfaiss.errors import TrainingError
 from hashfaiss.files import write_atomic
+from hashfaiss.train.data import TrainingData
+from hashfaiss.train.options import Settings
 
 STATE_FORMAT = "hashfaiss-training-1"
 
@@ -37,6 +39,43 @@ class Epoch:
     learning_rate: float
     images_per_second: float
     seconds: float
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What came of a training.
+
+    Attributes:
+        out: the model file: the epoch with the best validation mAP, or the last one where there was no validation.
+        folder: metrics.csv, loss.png and state.pt.
+        best_epoch, validation_map: that epoch, and its mAP or None.
+        seconds: in all sittings.
+        images, validation_images: trained on, and held out.
+        skipped: (path, reason) of images that could not be read.
+        history: one entry an epoch.
+    """
+
+    out: Path
+    folder: Path
+    best_epoch: int
+    validation_map: float | None
+    seconds: float
+    images: int
+    validation_images: int
+    skipped: list[tuple[str, str]]
+    history: list[Epoch]
+
+
+def training_facts(settings: Settings, data: TrainingData) -> dict[str, Any]:
+    """What a model file tells of its training, beside its results."""
+    return {
+        **asdict(settings),
+        "training_images": len(data.training),
+        "validation_images": len(data.validation),
+        "skipped_images": len(data.skipped),
+        "data": data.fingerprint,
+        "torch": str(torch.__version__),
+    }
 
 
 def training_folder(out: Path) -> Path:

@@ -9,7 +9,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,55 +17,35 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hashfaiss.encoder import Encoder
+from hashfaiss.codes import pack_tensor
+from hashfaiss.encoder import Encoder, LearnedCodes
 from hashfaiss.errors import ArgumentError, TrainingError
-from hashfaiss.evaluation.metrics import average_precision
-from hashfaiss.evaluation.ranking import Database
 from hashfaiss.labels import labelled_images
+from hashfaiss.networks import NETWORKS
 from hashfaiss.networks.backbones import load_weights
-from hashfaiss.networks.hashing import HashNetwork
+from hashfaiss.train.checks import check_training_set
 from hashfaiss.train.data import TrainingData, augment_batch, load_training_data
-from hashfaiss.train.methods import build_method
-from hashfaiss.train.options import PRECISIONS, TrainOptions
+from hashfaiss.train.methods import Method, Shallow, SteppingMethod, build_method, method_class
+from hashfaiss.train.optimisers import build_optimiser
+from hashfaiss.train.options import PRECISIONS, Settings, TrainOptions
 from hashfaiss.train.progress import Clock, Progress
 from hashfaiss.train.records import (
     Epoch,
+    TrainResult,
     draw_curves,
     read_state,
     refuse_unfinished,
+    training_facts,
     training_folder,
     write_metrics,
     write_state,
 )
+from hashfaiss.train.selection import Selection
+from hashfaiss.train.shallow import fit_shallow
 
 # A training may be continued with other values of these: they do not change what is learned, or the data's own
 # fingerprint is compared instead.
 FREE_SETTINGS = ("images", "labels", "out", "device")
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """What came of a training.
-
-    Attributes:
-        out: the model file: the epoch with the best validation mAP, or the last one where there was no validation.
-        folder: metrics.csv, loss.png and state.pt.
-        best_epoch, validation_map: that epoch, and its mAP or None.
-        seconds: in all sittings.
-        images, validation_images: trained on, and held out.
-        skipped: (path, reason) of images that could not be read.
-        history: one entry an epoch.
-    """
-
-    out: Path
-    folder: Path
-    best_epoch: int
-    validation_map: float | None
-    seconds: float
-    images: int
-    validation_images: int
-    skipped: list[tuple[str, str]]
-    history: list[Epoch]
 
 
 def train(
@@ -90,30 +70,35 @@ def train(
             a loss that is not a number.
         KeyboardInterrupt: passed on; the last finished epoch can be continued from.
     """
-    options = options.settle()
+    settings = options.settle()
     tell = progress or (lambda _: None)
-    folder = _prepare(Path(options.out))
+    folder = _prepare(Path(settings.out))
     state = None
     if resume:
         state = read_state(folder)
     else:
         refuse_unfinished(folder)
-    device = torch.device(options.device)
+    device = torch.device(settings.device)
     with torch.random.fork_rng([device] if device.type == "cuda" else []):  # the caller's random numbers stay theirs
-        torch.manual_seed(options.seed)
-        network = HashNetwork(**options.network_arguments)
+        torch.manual_seed(settings.seed)
+        if issubclass(method_class(settings.method), Shallow):
+            data = _read_images(settings, tell)
+            with _writing(folder):
+                return fit_shallow(settings, data, folder, tell)
+        network: Any = NETWORKS[settings.network](**settings.network_arguments)
         if state is None:
-            load_weights(network.backbone, str(options.weights))
-        data = _read_images(options, tell)
-        run = _Run(options, network, data, folder)
+            for backbone in network.backbones:
+                load_weights(backbone, settings.weights)
+        data = _read_images(settings, tell)
+        run = _Run(settings, network, data, folder)
         if state is not None:
             run.restore(state)
-        clock = Clock(len(data.training), options.epochs, len(run.history), tell)
+        clock = Clock(settings.epochs, len(run.history), tell)
         with _writing(folder):
             if state is None:  # an older training is given up only now that nothing stands in the way
                 (folder / "state.pt").unlink(missing_ok=True)
             try:
-                for epoch in range(len(run.history) + 1, options.epochs + 1):
+                for epoch in range(len(run.history) + 1, settings.epochs + 1):
                     run.epoch(epoch, clock)
             finally:
                 draw_curves(folder, run.history)
@@ -141,41 +126,37 @@ def _writing(folder: Path) -> Iterator[None]:
         ) from None
 
 
-def _read_images(options: TrainOptions, tell: Callable[[Progress], None]) -> TrainingData:
-    images = labelled_images(options.images, options.labels)
+def _read_images(settings: Settings, tell: Callable[[Progress], None]) -> TrainingData:
+    images = labelled_images(settings.images, settings.labels)
+    check_training_set(images, settings)
     done = 0
 
     def count(more: int) -> None:
         nonlocal done
         done += more
-        tell(Progress(0, options.epochs, done, len(images)))
+        tell(Progress(0, settings.epochs, done, len(images)))
 
-    return load_training_data(images, options.preprocessing, options.augment, options.validation, options.seed, count)
+    return load_training_data(
+        images, settings.preprocessing, settings.augment, settings.validation, settings.seed, count
+    )
 
 
 class _Run:
     """A training in progress: what changes from epoch to epoch, and how."""
 
-    def __init__(
-        self,
-        options: TrainOptions,
-        network: HashNetwork,
-        data: TrainingData,
-        folder: Path,
-    ) -> None:
-        self.options, self.data, self.folder = options, data, folder
-        self.preprocessing = options.preprocessing
-        self.device = torch.device(options.device)
+    def __init__(self, settings: Settings, network: Any, data: TrainingData, folder: Path) -> None:
+        self.settings, self.data, self.folder = settings, data, folder
+        self.preprocessing = settings.preprocessing
+        self.device = torch.device(settings.device)
         # channels_last is a tenth faster on CPUs, and what tensor cores want
         self.network = network.to(self.device).to(memory_format=torch.channels_last)
-        images, labels = data.training.images, data.training.labels
-        method = build_method(options.method, len(images), options.bits, labels.shape[1], options.loss_options)
-        self.method = method.to(self.device)
-        parameters = [*self.network.parameters(), *self.method.parameters()]
-        self.optimiser = torch.optim.RMSprop(parameters, lr=options.learning_rate, weight_decay=options.weight_decay)
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=options.precision == "float16")
+        images = data.training.images
+        method = build_method(settings.method, data.training.labels, settings.bits, settings.method_options)
+        self.method: Method = method.to(self.device)  # type: ignore[union-attr]
+        self.optimiser = build_optimiser(settings, self.network, self.method)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.precision == "float16")
         self.images = images.to(self.device) if self._fits(images) else images
-        self.labels = labels.to(self.device)
+        self.selection = Selection(settings, data)
         self.history: list[Epoch] = []
         self.best_epoch = 0
         self.best_map: float | None = None
@@ -185,23 +166,26 @@ class _Run:
     def epoch(self, number: int, clock: Clock) -> None:
         """Train for one epoch, validate, and put everything on disk."""
         # Seeded by its number, an epoch draws the same whether or not it is the first of a sitting.
-        seed = int(np.random.SeedSequence((self.options.seed, number)).generate_state(1, np.uint64)[0])
+        seed = int(np.random.SeedSequence((self.settings.seed, number)).generate_state(1, np.uint64)[0])
         torch.manual_seed(seed)
         generator = torch.Generator().manual_seed(seed)
         learning_rate = self._learning_rate(number)
         for group in self.optimiser.param_groups:
-            group["lr"] = learning_rate
+            group["lr"] = learning_rate * group["rate"]
         self.network.train()
         self.method.train()
         total = torch.zeros((), dtype=torch.float64, device=self.device)
-        clock.start_epoch(number)
-        for indices in self._batches(generator):
-            total += self._step(indices, generator) * len(indices)
+        chosen = self.method.start_epoch(number, generator)
+        chosen = torch.arange(len(self.images)) if chosen is None else chosen.cpu()
+        clock.start_epoch(number, len(chosen))
+        for indices in _batches(chosen, self.settings.batch, generator):
+            total += self._step(indices, generator, learning_rate) * len(indices)
             clock.tick(len(indices), total)
-        loss = float(total) / len(self.images)
+        self.method.end_epoch(number)
+        loss = float(total) / len(chosen)
         self._check_finite(number, loss)
         validation_map = None
-        if number % self.options.evaluate_every == 0 or number == self.options.epochs:
+        if number % self.settings.evaluate_every == 0 or number == self.settings.epochs:
             validation_map = self._validate(number, loss)
         self.history.append(
             Epoch(number, loss, validation_map, learning_rate, clock.images_per_second, self._seconds())
@@ -221,9 +205,9 @@ class _Run:
         if differ:
             pairs = "; ".join(f"{name} was {state['settings'].get(name)!r}, is {mine[name]!r}" for name in differ)
             raise TrainingError(f"cannot continue {str(self.folder)!r} with other settings: {pairs}")
-        if state["best_epoch"] and not Path(self.options.out).exists():
+        if state["best_epoch"] and not Path(self.settings.out).exists():
             raise TrainingError(
-                f"{str(self.options.out)!r}, the best epoch so far, is gone: "
+                f"{str(self.settings.out)!r}, the best epoch so far, is gone: "
                 f"delete the folder {str(self.folder)!r} to start over"
             )
         self.network.load_state_dict(state["network"])
@@ -237,7 +221,7 @@ class _Run:
     def result(self) -> TrainResult:
         """What came of it."""
         return TrainResult(
-            out=Path(self.options.out),
+            out=Path(self.settings.out),
             folder=self.folder,
             best_epoch=self.best_epoch,
             validation_map=self.best_map,
@@ -248,66 +232,54 @@ class _Run:
             history=self.history,
         )
 
-    def _step(self, indices: Tensor, generator: torch.Generator) -> Tensor:
+    def _step(self, indices: Tensor, generator: torch.Generator, learning_rate: float) -> Tensor:
         """One batch; indices (n,) into the training images, on the CPU. Returns its loss, detached."""
         batch = self.images[indices.to(self.images.device)].to(self.device)
-        batch = augment_batch(batch, self.options.augment, self.preprocessing.size, generator)
+        batch = augment_batch(batch, self.settings.augment, self.preprocessing.size, generator)
         inputs = self.preprocessing.normalise(batch).contiguous(memory_format=torch.channels_last)
         indices = indices.to(self.device)
-        precision = PRECISIONS[self.options.precision]
+        if isinstance(self.method, SteppingMethod):
+            return self.method.step(self.network, learning_rate, inputs, indices)
+        precision = PRECISIONS[self.settings.precision]
         with torch.autocast(self.device.type, precision, enabled=precision != torch.float32):
             outputs = self.network(inputs)
-        loss: Tensor = self.method(outputs.float(), self.labels[indices], indices)
+        loss: Tensor = self.method(outputs.float(), indices)
         self.optimiser.zero_grad()
         torch.autograd.backward(self.scaler.scale(loss))
         self.scaler.step(self.optimiser)
         self.scaler.update()
         return loss.detach()
 
-    def _batches(self, generator: torch.Generator) -> Sequence[Tensor]:
-        batches = list(torch.split(torch.randperm(len(self.images), generator=generator), self.options.batch))
-        if len(batches[-1]) == 1:  # batch norm needs two
-            batches[-2:] = [torch.cat(batches[-2:])]
-        return batches
-
     def _learning_rate(self, epoch: int) -> float:
-        step = self.options.lr_step or self.options.epochs
-        return self.options.learning_rate * self.options.lr_factor ** ((epoch - 1) // step)
+        return self.settings.learning_rate * self.settings.lr_factor ** ((epoch - 1) // self.settings.lr_step)
 
     def _validate(self, epoch: int, loss: float) -> float | None:
-        """Write the model if it is the best so far. Returns the validation mAP, None without validation images."""
-        held_out = self.data.validation
+        """Write the model if it is the best so far. Returns the mAP it is chosen by, or None where there is none."""
+        codes = self.method.database_codes()
+        learned = None
+        if codes is not None:
+            learned = LearnedCodes(self.data.training.digests, pack_tensor(codes).cpu().numpy())
         encoder = Encoder(
             self.network,
-            "hash",
-            self.options.network_arguments,
+            self.settings.network,
+            self.settings.network_arguments,
             self.preprocessing,
-            self.options.method,
+            self.settings.method,
             self.data.classes,
-            device=self.options.device,
+            device=self.settings.device,
+            learned=learned,
         )
-        score = None
-        if len(held_out):
-            batches = torch.split(held_out.images, self.options.batch)
-            codes = np.concatenate([encoder.encode_resized(batch) for batch in batches])
-            database = Database(codes, self.options.bits, held_out.names)
-            counts = database.level_counts(codes, held_out.names, leave_out=np.arange(len(codes)))
-            score = float(average_precision(*counts).mean())
+        score = self.selection.score(encoder)
         if score is None or self.best_map is None or score > self.best_map:
             self.best_epoch, self.best_map = epoch, score
             encoder.facts = {
-                **asdict(self.options),
+                **training_facts(self.settings, self.data),
                 "best_epoch": epoch,
                 "validation_map": score,
                 "loss": loss,
                 "seconds": self._seconds(),
-                "training_images": len(self.data.training),
-                "validation_images": len(held_out),
-                "skipped_images": len(self.data.skipped),
-                "data": self.data.fingerprint,
-                "torch": str(torch.__version__),
             }
-            encoder.save(self.options.out)
+            encoder.save(self.settings.out)
         return score
 
     def _check_finite(self, epoch: int, loss: float) -> None:
@@ -315,12 +287,12 @@ class _Run:
         if not math.isfinite(loss) or not all(bool(tensor.isfinite().all()) for tensor in tensors):
             raise TrainingError(
                 f"the loss is no number any more in epoch {epoch} (learning rate {self._learning_rate(epoch):g}, "
-                f"{self.options.precision}): lower the learning rate, or train in float32"
+                f"{self.settings.precision}): lower the learning rate, or train in float32"
             )
 
     def _settings(self) -> dict[str, Any]:
-        settings = {name: value for name, value in asdict(self.options).items() if name not in FREE_SETTINGS}
-        return {**settings, "images and labels": self.data.fingerprint}
+        kept = {name: value for name, value in asdict(self.settings).items() if name not in FREE_SETTINGS}
+        return {**kept, "images and labels": self.data.fingerprint}
 
     def _state(self) -> dict[str, Any]:
         return {
@@ -343,3 +315,11 @@ class _Run:
             return False
         free, _ = torch.cuda.mem_get_info(self.device)
         return images.nbytes < free / 4
+
+
+def _batches(chosen: Tensor, size: int, generator: torch.Generator) -> Sequence[Tensor]:
+    order = chosen[torch.randperm(len(chosen), generator=generator)]
+    batches = list(torch.split(order, size))
+    if len(batches[-1]) == 1 and len(batches) > 1:  # batch norm needs two
+        batches[-2:] = [torch.cat(batches[-2:])]
+    return batches

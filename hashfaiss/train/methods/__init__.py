@@ -1,37 +1,86 @@
-"""Losses by method.
+"""Methods by name.
 
-A method is an `nn.Module` built as `Class(images, bits, classes, **options)`: how many training images and classes
-there are, K, and options of its own with the paper's values as defaults. Its
-`forward(outputs (n, K), labels 0/1 (n, classes), indices (n,)) -> loss` gets a batch of the network's raw outputs,
-their labels, and which training images they are; the loss is a scalar to minimise. Its parameters are trained with
-the network's; what it must remember between batches are buffers, so that a continued training finds them again.
+A deep one (`Method`) is a loss over a network's outputs; a shallow one (`Shallow`) is solved on the features of a
+network that stays as it is.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor
 
 from hashfaiss.errors import ArgumentError
+from hashfaiss.train.methods.adsh import ADSH
+from hashfaiss.train.methods.cca_itq import CCAITQ
+from hashfaiss.train.methods.csq import CSQ
+from hashfaiss.train.methods.dath import DATH
+from hashfaiss.train.methods.dbdh import DBDH
+from hashfaiss.train.methods.dfh import DFH
 from hashfaiss.train.methods.dhida import DHIDA
+from hashfaiss.train.methods.dhn import DHN
+from hashfaiss.train.methods.dpsh import DPSH
+from hashfaiss.train.methods.dsdh import DSDH
+from hashfaiss.train.methods.dsh import DSH
+from hashfaiss.train.methods.dtsh import DTSH
+from hashfaiss.train.methods.gah import GAH
+from hashfaiss.train.methods.hashnet import HashNet
+from hashfaiss.train.methods.idhn import IDHN
+from hashfaiss.train.methods.itq import ITQ
+from hashfaiss.train.methods.lcdsh import LCDSH
+from hashfaiss.train.methods.lsh import LSH
+from hashfaiss.train.methods.method import About, Method, Shallow, SteppingMethod
+from hashfaiss.train.methods.sdh import SDH
 
-METHODS: dict[str, Callable[..., nn.Module]] = {"dhida": DHIDA}
+__all__ = ["METHODS", "About", "Method", "Shallow", "SteppingMethod", "build_method", "method_class", "method_defaults"]
+
+METHODS: dict[str, type[Method] | type[Shallow]] = {
+    "dhida": DHIDA,
+    "dath": DATH,
+    "adsh": ADSH,
+    "csq": CSQ,
+    "dbdh": DBDH,
+    "dfh": DFH,
+    "dhn": DHN,
+    "dpsh": DPSH,
+    "dsdh": DSDH,
+    "dsh": DSH,
+    "dtsh": DTSH,
+    "gah": GAH,
+    "hashnet": HashNet,
+    "idhn": IDHN,
+    "lcdsh": LCDSH,
+    "lsh": LSH,
+    "itq": ITQ,
+    "cca-itq": CCAITQ,
+    "sdh": SDH,
+}
+
+
+def method_class(name: str) -> type[Method] | type[Shallow]:
+    """The class of the method called `name`; ArgumentError where there is none."""
+    if name not in METHODS:
+        raise ArgumentError(f"unknown method {name!r}: give one of {', '.join(METHODS)}")
+    return METHODS[name]
 
 
 def method_defaults(name: str) -> dict[str, Any]:
     """The options of the method called `name` and their defaults, in the order of its class's signature."""
-    parameters = inspect.signature(METHODS[name]).parameters.values()
+    parameters = inspect.signature(method_class(name)).parameters.values()
     return {option.name: option.default for option in parameters if option.default is not option.empty}
 
 
-def build_method(name: str, images: int, bits: int, classes: int, options: Mapping[str, Any]) -> nn.Module:
-    """The loss of the method called `name`; ArgumentError for an unknown one, or options it does not take."""
-    if name not in METHODS:
-        raise ArgumentError(f"unknown method {name!r}: give one of {', '.join(METHODS)}")
-    try:
-        return METHODS[name](images, bits, classes, **options)
-    except TypeError as error:
-        raise ArgumentError(f"the method {name!r} does not take {dict(options)}: {error}") from None
+def build_method(name: str, labels: Tensor, bits: int, options: Mapping[str, Any]) -> Method | Shallow:
+    """The method called `name` for training images with these labels, 0/1 (N, classes).
+
+    Raises:
+        ArgumentError: an unknown one, or options it does not take.
+    """
+    kind, known = method_class(name), method_defaults(name)
+    for option in options:
+        if option not in known:
+            takes = ", ".join(known) or "none"
+            raise ArgumentError(f"the method {name!r} has no option {option!r}; its options: {takes}")
+    return kind(labels, bits, **options)

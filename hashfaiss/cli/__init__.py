@@ -1,0 +1,10 @@
+"""The command line: each command is a few lines over one public call.
+
+Results go to stdout, notes and progress to stderr. Nothing that is slow to import is imported before a command needs
+it, so that help and completion answer at once.
+"""
+
+from hashfaiss.cli import demonstration, training, searching, benchmarks  # noqa: I001 - the order of the help
+from hashfaiss.cli.app import app
+
+__all__ = ["app", "benchmarks", "demonstration", "searching", "training"]

@@ -1,0 +1,81 @@
+"""The application: how it stops, and the options that several commands share."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from hashfaiss.errors import ArgumentError, HashfaissError
+
+# Read by OpenMP when torch and FAISS load: threads that wait spin otherwise, and beside another busy process that makes
+# two threads 10 times slower than one.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+_AFTER_STOP = {
+    "build": "; what was encoded is kept, and the same command carries on",
+    "train": "; the last finished epoch is kept: add --resume to carry on",
+    "reproduce": "; finished runs and epochs are kept, and the same command carries on",
+}
+
+
+class _Group(TyperGroup):
+    """Turns what hashfaiss raises on purpose into one sentence and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        from hashfaiss.console import note
+
+        try:
+            return super().invoke(ctx)
+        except HashfaissError as error:
+            note(f"hashfaiss: {error}")
+            raise typer.Exit(2 if isinstance(error, ArgumentError) else 1) from None
+        except KeyboardInterrupt:
+            note(f"hashfaiss: stopped{_AFTER_STOP.get(ctx.invoked_subcommand, '')}")
+            raise typer.Exit(130) from None
+        except BrokenPipeError:  # the reader, such as `head`, has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(1) from None
+
+
+app = typer.Typer(
+    cls=_Group,
+    name="hashfaiss",
+    help="From a folder of labelled images to a verified FAISS index of learned binary codes.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    epilog="Start with `hashfaiss demo`. Every command explains itself: `hashfaiss build --help`.",
+)
+
+ImagesOption = Annotated[Path, typer.Option("--images", help="Folder of images; a folder in it is a class.")]
+LabelsOption = Annotated[
+    Path | None,
+    typer.Option("--labels", help="CSV of path,label (several separated by ';') or list file (path 0 1 0 ...)."),
+]
+IndexOption = Annotated[Path, typer.Option("--index", help="Index folder.")]
+DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
+DEFAULT_INDEX = Path("hashfaiss.index")
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from hashfaiss import __version__
+
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass

@@ -1,0 +1,205 @@
+"""Commands over an index: build, query, evaluate, info, verify, remove."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hashfaiss.cli.app import DEFAULT_INDEX, DeviceOption, ImagesOption, IndexOption, JsonOption, LabelsOption, app
+from hashfaiss.errors import ArgumentError, HashfaissError
+
+if TYPE_CHECKING:
+    from hashfaiss.hits import Hits
+
+
+@app.command()
+def build(
+    model: Annotated[Path, typer.Option("--model", help="Model file of `hashfaiss train`.")],
+    images: ImagesOption,
+    index: IndexOption = DEFAULT_INDEX,
+    labels: LabelsOption = None,
+    kind: Annotated[
+        str | None,
+        typer.Option("--kind", help="auto, flat, hash or such as hash:b=16,flips=2; default: as it is, or auto."),
+    ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at an image that cannot be read.")] = False,
+    device: DeviceOption = "auto",
+) -> None:
+    """Bring an index into step with a folder: encode what is new or changed, forget what is gone.
+
+    Only what lies below the folder is forgotten; with --labels, only images the file lists are kept. Cut off at any
+    point, the index stays as it was last committed, and the same command carries on. Example:
+
+        hashfaiss build --model dhida.pt --images photos/
+    """
+    from hashfaiss.console import bar, note, say, shown_path
+    from hashfaiss.encoder import Encoder
+    from hashfaiss.library import ImageIndex
+    from hashfaiss.manifest import MANIFEST
+    from hashfaiss.sync import check_images
+
+    if images.is_file():
+        raise ArgumentError(f"{str(images)!r} is a file: give a folder of images")
+    encoder = Encoder.load(model, device)
+    if not (index / MANIFEST).exists():
+        check_images(images, labels)
+    opened = ImageIndex.create(encoder, index, kind or "auto")
+    with bar("encode") as progress:
+        report = opened.build(images, labels, kind, strict, progress)
+    for path, reason in report.skipped[:5]:
+        note(f"skipped {shown_path(path)}: {reason}")
+    where = f" (see {shown_path(str(report.skipped_report))})" if report.skipped else ""
+    say(
+        f"{report.encoded:,} encoded, {report.unchanged:,} unchanged, {report.removed:,} removed, "
+        f"{len(report.skipped):,} skipped{where}, {report.seconds:.1f} s, {report.images_per_second:,.0f} images/s"
+    )
+
+
+@app.command()
+def query(
+    images: Annotated[list[str], typer.Argument(help="Images to ask with; - reads paths from stdin.")],
+    index: IndexOption = DEFAULT_INDEX,
+    k: Annotated[int | None, typer.Option("-k", "--k", help="How many hits (default 10).")] = None,
+    radius: Annotated[int | None, typer.Option("--radius", help="All hits at Hamming distance <= this.")] = None,
+    model: Annotated[Path | None, typer.Option("--model", help="Refuse an index of any other model.")] = None,
+    montage: Annotated[Path | None, typer.Option("--montage", help="Also draw the hits as this PNG.")] = None,
+    as_json: JsonOption = False,
+    device: DeviceOption = "auto",
+) -> None:
+    """Find the images nearest to an image: rank, Hamming distance, path and labels.
+
+    Says whether the answer is certified exact. Examples:
+
+    \b
+        hashfaiss query cat.jpg -k 20 --montage hits.png
+        find new/ -name '*.jpg' | hashfaiss query - --radius 4 --json
+    """
+    from hashfaiss.console import note, print_hits, shown_path
+    from hashfaiss.encoder import Encoder
+    from hashfaiss.library import ImageIndex
+    from hashfaiss.montage import MOST_ROWS, draw_montage
+
+    if k is not None and radius is not None:
+        raise ArgumentError("both -k and --radius were given: give one of them")
+    opened = ImageIndex.open(index, Encoder.load(model, device) if model else None, device)
+    drawn: list[Hits] = []
+    failed = False
+    for answer in opened.stream(_paths(images), k if k is not None or radius is not None else 10, radius):
+        if isinstance(answer, HashfaissError):
+            note(f"hashfaiss: {answer}")
+            failed = True
+            continue
+        print_hits(answer, as_json)
+        if montage and len(drawn) <= MOST_ROWS:
+            drawn.append(answer)
+    if montage and drawn:
+        labels = {label for _, row in opened.store.rows() for label in row.labels}
+        more = f" (the first {MOST_ROWS} queries)" if len(drawn) > MOST_ROWS else ""
+        note(f"montage: {shown_path(str(draw_montage(montage, drawn, labels)))}{more}")
+    if failed:
+        raise typer.Exit(1)
+
+
+def _paths(images: list[str]) -> Iterator[str]:
+    """The paths given; for - those on stdin, one a line, or ended by NUL (`find -print0`)."""
+    for image in images:
+        if image != "-":
+            yield image
+            continue
+        first = sys.stdin.buffer.readline()
+        if b"\0" in first:
+            yield from (os.fsdecode(name) for name in (first + sys.stdin.buffer.read()).split(b"\0") if name)
+            continue
+        while first:
+            if name := first.rstrip(b"\r\n"):
+                yield os.fsdecode(name)
+            first = sys.stdin.buffer.readline()
+
+
+@app.command()
+def evaluate(
+    index: IndexOption = DEFAULT_INDEX,
+    queries: Annotated[
+        Path | None,
+        typer.Option("--queries", help="Folder of query images; default: the index's own, each left out."),
+    ] = None,
+    labels: LabelsOption = None,
+    cutoff: Annotated[int | None, typer.Option("-R", "--cutoff", help="R of mAP@R; default: all.")] = None,
+    norm: Annotated[str, typer.Option(help="Divisor of AP@R: found, min or all (relevant images).")] = "found",
+    depth: Annotated[int | None, typer.Option(help="Ranks of FAISS to check; default: all to 100,000.")] = None,
+    sample: Annotated[int, typer.Option(help="Own images to ask with; 0 for all.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Of that sample.")] = 0,
+    plots: Annotated[Path | None, typer.Option("--plots", help="Folder to draw curves into.")] = None,
+    as_json: JsonOption = False,
+    device: DeviceOption = "auto",
+) -> None:
+    """Check FAISS's answers against the exact Hamming ranking, and measure retrieval and code health.
+
+    Labels are those the index was built with; --labels are those of the queries. Example:
+
+        hashfaiss evaluate --queries held-out/ --plots plots/
+    """
+    from hashfaiss.console import bar, note, print_json, shown_path
+    from hashfaiss.evaluation.index_report import evaluate_index
+    from hashfaiss.library import ImageIndex
+    from hashfaiss.reports import print_report
+
+    if norm not in ("found", "min", "all"):
+        raise ArgumentError(f"norm is {norm!r}: give found, min or all")
+    opened = ImageIndex.open(index, device=device)
+    with bar("evaluate") as progress:
+        report = evaluate_index(opened, queries, labels, depth, cutoff, norm, sample, seed, progress)  # type: ignore[arg-type]
+    for path, reason in report.skipped[:5]:
+        note(f"skipped {shown_path(path)}: {reason}")
+    print_json(report.to_dict()) if as_json else print_report(report)
+    for file in report.plot(plots) if plots else []:
+        note(f"plot: {shown_path(str(file))}")
+
+
+@app.command()
+def info(index: IndexOption = DEFAULT_INDEX, as_json: JsonOption = False) -> None:
+    """Show what an index holds and how it is searched. Example: hashfaiss info --index photos.index"""
+    from hashfaiss.console import print_json, print_table
+    from hashfaiss.library import ImageIndex
+
+    facts = ImageIndex.open(index).info()
+    if as_json:
+        print_json(facts)
+    else:
+        rows = [(name.replace("_", " "), f"{v:,}" if isinstance(v, int) else str(v)) for name, v in facts.items()]
+        print_table(("", str(index)), rows)
+
+
+@app.command()
+def verify(index: IndexOption = DEFAULT_INDEX) -> None:
+    """Read every stored file and check that it is what was written. Example: hashfaiss verify"""
+    from hashfaiss.console import say
+    from hashfaiss.library import ImageIndex
+
+    sound = True
+    for name, trouble in ImageIndex.open(index).verify():
+        say(f"{name}: {trouble or 'sound'}")
+        sound = sound and trouble is None
+    if not sound:
+        raise typer.Exit(1)
+
+
+@app.command()
+def remove(
+    paths: Annotated[list[str], typer.Argument(help="Images, or folders of images, to take out.")],
+    index: IndexOption = DEFAULT_INDEX,
+) -> None:
+    """Take images out of an index. The files stay, and the next build of their folder brings them back.
+
+    Example: hashfaiss remove photos/old/
+    """
+    from hashfaiss.console import say
+    from hashfaiss.library import ImageIndex
+
+    opened = ImageIndex.open(index)
+    say(f"{opened.remove(paths):,} removed, {len(opened):,} left")

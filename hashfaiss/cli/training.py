@@ -1,0 +1,248 @@
+"""Commands that learn: train, methods, split, reproduce."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hashfaiss.cli.app import DeviceOption, JsonOption, LabelsOption, app
+from hashfaiss.errors import ArgumentError
+
+
+@app.command()
+def train(
+    images: Annotated[
+        Path | None,
+        typer.Option("--images", help="Folder of images; a folder in it is a class."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Model file to write; default: METHOD.pt.")] = None,
+    labels: LabelsOption = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option("--recipe", help="A paper's settings, METHOD-DATASET such as dhida-cifar10, or a .toml file."),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", help="With --recipe: the data set as it is published; trains on its protocol's split."),
+    ] = None,
+    method: Annotated[str | None, typer.Option("--method", help="See `hashfaiss methods`; default: dhida.")] = None,
+    bits: Annotated[int, typer.Option("--bits", help="Bits of a code, 1 to 1024.")] = 64,
+    backbone: Annotated[str | None, typer.Option(help="resnet18, alexnet or resnet-small.")] = None,
+    weights: Annotated[
+        str, typer.Option(help="imagenet (a download), none, or a torchvision state dict.")
+    ] = "imagenet",
+    network: Annotated[str | None, typer.Option(help="hash (one backbone) or dual-stream (DATH's).")] = None,
+    attention: Annotated[str | None, typer.Option(help="Of the network hash: ida, danet or none.")] = None,
+    stat_axis: Annotated[str, typer.Option(help="Of ida: cross, or softmax (the paper's letter; inert).")] = "cross",
+    pre_conv: Annotated[str, typer.Option(help="Before each attention branch: none or conv3x3bnrelu.")] = "none",
+    streams: Annotated[
+        str | None,
+        typer.Option(help="Of the network dual-stream: both, position, channel, none or shared."),
+    ] = None,
+    size: Annotated[int | None, typer.Option(help="Input side in pixels; default: the backbone's.")] = None,
+    fit: Annotated[str | None, typer.Option(help="crop (keeps the aspect ratio) or stretch.")] = None,
+    augment: Annotated[str | None, typer.Option(help="none, flip, or crop (flip and random crop).")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Times through the training images.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Images a step.")] = None,
+    optimiser: Annotated[str | None, typer.Option(help="rmsprop, sgd or adam.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Of the hash layer; see --backbone-rate.")] = None,
+    backbone_rate: Annotated[float | None, typer.Option(help="The backbone's, as a multiple of that.")] = None,
+    lr_step: Annotated[int | None, typer.Option(help="Epochs between drops of the learning rate.")] = None,
+    lr_factor: Annotated[float | None, typer.Option(help="It is multiplied by this at each drop.")] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="Of the optimiser.")] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option("--option", help="A constant of the loss, such as gamma=0.2; may be repeated."),
+    ] = None,
+    validation: Annotated[
+        float | None,
+        typer.Option(help="Share of the images kept to choose the best epoch; default: 0.1."),
+    ] = None,
+    evaluate_every: Annotated[int | None, typer.Option(help="Epochs between validations.")] = None,
+    seed: Annotated[int, typer.Option(help="Same seed, same weights (on a CPU).")] = 0,
+    device: DeviceOption = "auto",
+    precision: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    resume: Annotated[bool, typer.Option("--resume", help="Continue a training that was cut off.")] = False,
+) -> None:
+    """Train a hashing network on labelled images and write its model file.
+
+    What is not given is as the method's paper has it. The loss curve, metrics.csv and what --resume needs go to a
+    folder beside the model. Examples:
+
+        hashfaiss train --images photos/ --method dhida --bits 64 --out dhida.pt
+
+        hashfaiss train --recipe dhida-cifar10 --bits 48 --data cifar10/
+    """
+    arguments = {name: value for name, value in locals().items() if value is not None}
+    from hashfaiss.console import note, say, training_bar
+    from hashfaiss.train import train as train_network
+    from hashfaiss.train.prepare import prepare_training
+
+    del arguments["resume"]
+    options = prepare_training(**arguments, say=say)
+    with training_bar() as progress:
+        result = train_network(options, resume, progress)
+    for path, reason in result.skipped:
+        note(f"skipped {path}: {reason}")
+    score = "" if result.validation_map is None else f", validation mAP {result.validation_map:.4f}"
+    say(
+        f"{result.out}: epoch {result.best_epoch} of {len(result.history)}{score}; {result.images:,} images, "
+        f"{len(result.skipped):,} skipped, {result.seconds:,.0f} s; curves in {result.folder}"
+    )
+
+
+@app.command()
+def methods(as_json: JsonOption = False) -> None:
+    """List the methods: paper, year, what they learn from, whether an image may have several labels, loss.
+
+    Example: hashfaiss methods
+    """
+    from hashfaiss.console import print_json, print_table
+    from hashfaiss.train.methods import METHODS, method_defaults
+
+    rows = []
+    for name, kind in METHODS.items():
+        about = kind.about
+        if as_json:
+            print_json({"name": name, **vars(about), "options": method_defaults(name)})
+        labels = "several" if about.multi_label else "one"
+        rows.append((name, about.paper, str(about.year), about.supervision, labels, about.loss))
+    if not as_json:
+        print_table(("method", "paper", "year", "learns from", "labels", "loss"), rows)
+
+
+@app.command()
+def split(
+    out: Annotated[Path, typer.Option("--out", help="Folder for the lists.")],
+    images: Annotated[
+        Path | None,
+        typer.Option("--images", help="Folder of images; a folder in it is a class."),
+    ] = None,
+    labels: LabelsOption = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option("--dataset", help="cifar10, nuswide21, nuswide81, imagenet100 or coco; instead of --images."),
+    ] = None,
+    data: Annotated[Path | None, typer.Option("--data", help="Where it was unpacked, as published.")] = None,
+    cache: Annotated[Path | None, typer.Option("--cache", help="For CIFAR-10's images; default: --out.")] = None,
+    protocol: Annotated[str | None, typer.Option(help="Default: the data set's, or cifar10-1.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the draw.")] = 0,
+) -> None:
+    """Draw a protocol's queries, training images and database, and write them as lists for --labels.
+
+    \b
+    protocol     queries        training       database                       mAP@
+    cifar10      100 a class    500 a class    all but both                   ALL
+    cifar10-1    100 a class    500 a class    all but the queries            ALL
+    cifar10-2    1,000 a class  all others     all but the queries            ALL
+    nuswide21    100 a class    500 a class    all but the queries            5,000
+    nuswide81    5,000          10,000         all but the queries            5,000
+    imagenet100  50 a class     130 a class    all of train/, queries of val/ 1,000
+    coco         5,000          10,000         all but the queries            5,000
+    random:query=500,train=2000,cutoff=100 draws so many of any set.
+
+    Examples:
+
+    \b
+        hashfaiss split --images cifar10/ --protocol cifar10-1 --out cifar10/split
+        hashfaiss split --dataset coco --data coco/ --out coco/split
+    """
+    from hashfaiss.console import note, say, shown_path
+    from hashfaiss.labels import labelled_images
+    from hashfaiss.train.datasets import read_dataset, split_dataset
+    from hashfaiss.train.protocols import leak_sentence, make_split, protocol_for
+
+    if (images is None) == (dataset is None) or (dataset is None) != (data is None) or (dataset and labels):
+        raise ArgumentError("give either --images, with --labels or without, or both --dataset and --data")
+    if images is not None:
+        protocol = protocol_for(None, protocol)
+        facts = make_split(labelled_images(images, labels), protocol, seed, out, images).facts
+    else:
+        found = read_dataset(str(dataset), str(data), cache or out, seed)
+        for reason, count in found.facts["left_out"].items():
+            note(f"{count:,} images left out: {reason}")
+        facts = split_dataset(found, protocol, seed, out).facts
+        note(f"the lists are of --images {shown_path(str(found.folder))}")
+    for name, count in facts["counts"].items():
+        say(f"{name:8} {count:7,} images  sha256 {facts['sha256'][name]}")
+    say(f"{facts['protocol']}, seed {seed}, mAP@{'ALL' if facts['cutoff'] is None else format(facts['cutoff'], ',')}")
+    say(leak_sentence(facts))
+
+
+@app.command()
+def reproduce(
+    table: Annotated[
+        str,
+        typer.Argument(help="dhida-table3, dhida-table4, dath-table3, dath-table4, attention, or a .toml file."),
+    ],
+    data: Annotated[
+        Path, typer.Option("--data", help="The data set as it is published; with --split alone, the images' folder.")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="Folder for models, results, tables and figures.")],
+    dataset: Annotated[
+        str | None,
+        typer.Option("--dataset", help="cifar10, nuswide21, nuswide81, imagenet100 or coco."),
+    ] = None,
+    methods: Annotated[
+        str | None,
+        typer.Option("--methods", help="Rows, such as dhida,dbdh; default: all."),
+    ] = None,
+    bits: Annotated[str | None, typer.Option("--bits", help="Such as 16,48; default: the paper's.")] = None,
+    seeds: Annotated[
+        str | None,
+        typer.Option("--seeds", help="How many, or which: 3 is 0,1,2; default: the table's, mostly 1."),
+    ] = None,
+    select: Annotated[str, typer.Option(help="Best epoch by validation, or on-queries.")] = "validation",
+    protocol: Annotated[str | None, typer.Option(help="See `hashfaiss split`; default: the data set's.")] = None,
+    split_seed: Annotated[int, typer.Option("--seed-of-split", help="Of the protocol's draw.")] = 0,
+    split: Annotated[Path | None, typer.Option("--split", help="Folder of a split's lists, instead.")] = None,
+    cutoff: Annotated[int | None, typer.Option("-R", "--cutoff", help="R of mAP@R; default: protocol's.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="Of all rows: resnet18, alexnet or resnet-small.")] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(help="imagenet, none, a file, or by backbone: resnet18=FILE,alexnet=none."),
+    ] = None,
+    size: Annotated[int | None, typer.Option(help="Input side in pixels.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Of all rows.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Images a step.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Of the hash layer.")] = None,
+    lr_step: Annotated[int | None, typer.Option(help="Epochs between drops of the learning rate.")] = None,
+    evaluate_every: Annotated[int | None, typer.Option(help="Epochs between validations.")] = None,
+    device: DeviceOption = "auto",
+    precision: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+) -> None:
+    """Train, index and evaluate the rows of a paper's table, and write it with the paper's numbers beside them.
+
+    What is not given is as each method's paper has it; what is given holds for all rows alike, and the table says what
+    differs. Cut off at any point, the same command carries on; rows already done are not trained again. Example:
+
+        hashfaiss reproduce dhida-table3 --dataset cifar10 --data cifar10/ --bits 16 --methods dhida,dbdh --out table3/
+    """
+    alike = ("backbone", "weights", "size", "epochs", "batch", "learning_rate", "lr_step", "evaluate_every")
+    given = locals()
+    settings = {name: given[name] for name in (*alike, "device", "precision") if given[name] is not None}
+    from hashfaiss.console import bar, note, say, shown_path, training_bar
+    from hashfaiss.train.reproduce import ReproduceOptions, listed, numbers, seeds_of
+    from hashfaiss.train.reproduce import reproduce as reproduce_table
+    from hashfaiss.train.runs import Display
+
+    options = ReproduceOptions(
+        table=table,
+        data=data,
+        out=out,
+        dataset=dataset,
+        methods=None if methods is None else listed(methods),
+        bits=None if bits is None else numbers("--bits", bits),
+        seeds=None if seeds is None else seeds_of(seeds),
+        protocol=protocol,
+        split_seed=split_seed,
+        split=split,
+        cutoff=cutoff,
+        select=select,  # type: ignore[arg-type]
+        settings=settings,
+    )
+    result = reproduce_table(options, Display(note, training_bar, bar))
+    say(f"{len(result.results):,} runs in {', '.join(shown_path(os.path.abspath(file)) for file in result.files)}")

@@ -1,0 +1,119 @@
+"""HashNet's loss: weighted pairwise likelihood of tanh(beta u), beta growing as training goes on."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from hashfaiss.train.methods.method import About, Memory, Method, check_choice, check_weight, similarity
+
+Continuation = Literal["batches", "epochs", "none"]
+GROWTH, BATCHES_A_STAGE = 0.005, 200  # of the official solvers
+EPOCHS_A_STAGE = 20  # of popular code
+
+
+class HashNet(Method):
+    """L = mean_ij w_ij [log(1 + e^theta_ij) - s_ij theta_ij], theta_ij = alpha <h_i, h_j>, h = tanh(beta u).
+
+    s_ij is 1 where images i and j share a label. With S pairs in the batch, S1 of them similar and S0 not, w_ij is
+    c_ij |S| / |S1| where similar, c_ij the labels they share over the labels either has, and |S| / |S0| where not: each
+    kind counts as a whole, and one that a batch lacks adds nothing. An image and itself are no pair.
+
+    After t batches beta is sqrt(1 + 0.005 t), renewed every 200 batches; batches outside training mode do not count.
+
+    Popular code, which DHIDA compares with, is HashNet(..., alpha=0.1, continuous_similarity=False,
+    continuation="epochs", memory=True); the official code is HashNet(..., positive_weight=100), with 5 on NUS-WIDE and
+    1 on COCO, and continuous_similarity=False in its PyTorch half.
+
+    Args:
+        labels, bits: as for `Method`.
+        alpha: the slope of theta; None is the paper's 10 / K.
+        continuous_similarity: False takes c_ij = 1.
+        positive_weight: w_ij of similar pairs, times c_ij, with 1 for the others; None is |S| / |S1| and |S| / |S0|.
+        continuation: "epochs" is beta = sqrt(1 + number of times 20 epochs are over), "none" is beta = 1.
+        memory: True takes j from a memory of every training image's last h, its own among them. Rows of images not yet
+            seen are 0: they are counted, without a gradient.
+
+    Raises:
+        ArgumentError: an option that is none of these.
+    """
+
+    about = About(
+        title="HashNet",
+        paper="Cao et al., HashNet: deep learning to hash by continuation, ICCV",
+        year=2017,
+        supervision="pairs",
+        multi_label=True,
+        loss="pairwise likelihood of tanh(beta u), pairs weighted against imbalance, beta growing",
+    )
+    batches: Tensor
+    epoch: Tensor
+
+    def __init__(
+        self,
+        labels: Tensor,
+        bits: int,
+        alpha: float | None = None,
+        continuous_similarity: bool = True,
+        positive_weight: float | None = None,
+        continuation: Continuation = "batches",
+        memory: bool = False,
+    ) -> None:
+        super().__init__(labels, bits)
+        self.alpha = 10 / bits if alpha is None else check_weight("alpha", alpha)
+        self.positive_weight = None if positive_weight is None else check_weight("positive_weight", positive_weight)
+        check_choice("continuous_similarity", continuous_similarity, (True, False))
+        check_choice("continuation", continuation, get_args(Continuation))
+        check_choice("memory", memory, (True, False))
+        self.continuous_similarity = continuous_similarity
+        self.continuation = continuation
+        self.memory = Memory(len(labels), bits) if memory else None
+        self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("epoch", torch.ones((), dtype=torch.int64))
+
+    def start_epoch(self, epoch: int, generator: torch.Generator) -> None:
+        """Note the epoch, 1, 2, ..."""
+        self.epoch.fill_(epoch)
+
+    def beta(self) -> Tensor:
+        """The slope of tanh for the next batch, a scalar."""
+        if self.continuation == "batches":
+            return (1 + GROWTH * (self.batches // BATCHES_A_STAGE * BATCHES_A_STAGE)).sqrt()
+        if self.continuation == "epochs":
+            return (1 + (self.epoch - 1) // EPOCHS_A_STAGE).sqrt()
+        return torch.ones_like(self.epoch)
+
+    def forward(self, outputs: Tensor, indices: Tensor) -> Tensor:
+        """Raw outputs u (n, K) of the training images `indices` (n,) → the loss, a scalar."""
+        activated = (self.beta().to(outputs.dtype) * outputs).tanh()
+        if self.training:
+            self.batches += 1
+        labels = self.labels[indices]
+        others, other_labels = activated, labels
+        if self.memory is not None:
+            others, other_labels = self.memory.remember(indices, activated), self.labels
+        theta = self.alpha * activated @ others.T
+        similar = similarity(labels, other_labels)
+        pairs = torch.ones_like(theta)
+        if self.memory is None:
+            pairs.fill_diagonal_(0)
+        likelihood = binary_cross_entropy_with_logits(theta, similar, reduction="none")
+        return (self._weights(labels, other_labels, similar, pairs) * likelihood).sum()
+
+    def _weights(self, labels: Tensor, other_labels: Tensor, similar: Tensor, pairs: Tensor) -> Tensor:
+        """w_ij / |S|; `pairs` is 1 for each pair of S and 0 for others."""
+        positive, negative = similar * pairs, (1 - similar) * pairs
+        if self.positive_weight is None:
+            weights = negative / negative.sum().clamp(min=1)
+            positive = positive / positive.sum().clamp(min=1)
+        else:
+            weights = negative / pairs.sum().clamp(min=1)
+            positive = positive * self.positive_weight / pairs.sum().clamp(min=1)
+        if self.continuous_similarity:
+            shared = labels @ other_labels.T
+            either = labels.sum(dim=1, keepdim=True) + other_labels.sum(dim=1) - shared
+            positive = positive * shared / either.clamp(min=1)
+        return weights + positive

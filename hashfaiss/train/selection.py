@@ -1,0 +1,60 @@
+"""What the best epoch is chosen by.
+
+A validation split of the training images by default: nothing of the test set is seen. "on-queries" is what popular code
+does, the best epoch on the test queries themselves; it is there to repeat published numbers, and says so in the tables.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hashfaiss.codes import Codes
+from hashfaiss.encoder import Encoder
+from hashfaiss.evaluation.metrics import average_precision
+from hashfaiss.evaluation.ranking import Database
+from hashfaiss.labels import Labels, labelled_files
+from hashfaiss.pipeline import Item, encode_stream
+from hashfaiss.train.data import TrainingData
+from hashfaiss.train.options import Settings
+from hashfaiss.train.validation import encode_set, leave_one_out_map
+
+
+class Selection:
+    """Scores a network after an epoch; the highest score is kept."""
+
+    def __init__(self, settings: Settings, data: TrainingData) -> None:
+        self.settings, self.data = settings, data
+
+    def score(self, encoder: Encoder) -> float | None:
+        """Tie-aware mAP from 0 to 1, or None where nothing is kept to measure it on.
+
+        Validation images are ranked against each other, each left out of its own ranking; where a method learns the
+        database's codes itself (ADSH), they are ranked against those.
+
+        Raises:
+            LabelError: the lists of "on-queries" cannot be used.
+        """
+        held_out = self.data.validation
+        if self.settings.select == "on-queries":
+            return self._on_queries(encoder)
+        if not len(held_out):
+            return None
+        if encoder.learned is not None:
+            database = Database(encoder.learned.codes, encoder.bits, self.data.training.names)
+            codes = encode_set(encoder, held_out, self.settings.batch)
+            return float(average_precision(*database.level_counts(codes, held_out.names)).mean())
+        return leave_one_out_map(encoder, held_out, self.settings.batch)
+
+    def _on_queries(self, encoder: Encoder) -> float:
+        queries, query_labels = self._encode(encoder, self.settings.queries, learned=False)
+        codes, labels = self._encode(encoder, self.settings.database, learned=True)
+        counts = Database(codes, encoder.bits, labels).level_counts(queries, query_labels)
+        return float(average_precision(*counts, self.settings.cutoff).mean())
+
+    def _encode(self, encoder: Encoder, listed: str | None, learned: bool) -> tuple[Codes, list[Labels]]:
+        files = labelled_files(self.settings.images, listed)
+        codes, labels = [encoder.no_codes()], []
+        for batch in encode_stream(encoder, (Item(file, names) for file, names in files), learned=learned):
+            codes.append(batch.codes)
+            labels += [item.labels for item in batch.items]
+        return np.concatenate(codes), labels

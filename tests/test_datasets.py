@@ -1,0 +1,714 @@
+"""Data sets in their published layouts, written here in small: read whole, and refused where they are not."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import random
+import shutil
+import struct
+import tarfile
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from hashfaiss.cli import app
+from hashfaiss.errors import ArgumentError, LabelError, TrainingError
+from hashfaiss.images import read_image
+from hashfaiss.labels import labelled_images
+from hashfaiss.train import cifar10, datasets
+from hashfaiss.train.datasets import DATASETS, NUSWIDE21, Dataset, read_dataset, split_dataset
+from hashfaiss.train.protocols import PROTOCOLS, make_split, read_split
+
+CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+CONCEPTS = sorted({*NUSWIDE21, *(f"concept{number:02}" for number in range(60))})
+PARTS = {"train": [f"data_batch_{number}" for number in range(1, 6)], "test": ["test_batch"]}
+
+
+def touch(file: Path, content: bytes | str = b"x") -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(content.encode() if isinstance(content, str) else content)
+    return file
+
+
+def relative(dataset: Dataset) -> list[tuple[str, tuple[str, ...]]]:
+    return [(os.path.relpath(path, dataset.folder), labels) for path, labels in dataset.images]
+
+
+def small(monkeypatch: pytest.MonkeyPatch, name: str, **counts: int) -> None:
+    """Scale a published protocol down."""
+    monkeypatch.setitem(PROTOCOLS, name, type(PROTOCOLS[name])(**{**vars(PROTOCOLS[name]), **counts}))
+
+
+# --- CIFAR-10
+
+
+def python2_pickle(pixels: np.ndarray, labels: list[int]) -> bytes:
+    """The bytes Python 2 wrote for {"data": uint8 array, "labels": list}: as in the published files."""
+
+    def text(value: bytes) -> bytes:
+        return (b"U" + bytes([len(value)]) if len(value) < 256 else b"T" + struct.pack("<i", len(value))) + value
+
+    def number(value: int) -> bytes:
+        return b"J" + struct.pack("<i", value)
+
+    raw = pixels.tobytes()
+    array = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(K\x00t" + text(b"b") + b"tR"
+    kind = b"cnumpy\ndtype\n(" + text(b"u1") + b"K\x00K\x01tR(K\x03" + text(b"|") + b"NNN" + number(-1) * 2 + b"K\x00tb"
+    state = b"(K\x01(" + b"".join(map(number, pixels.shape)) + b"t" + kind + b"\x89" + text(raw) + b"tb"
+    listed = b"](" + b"".join(map(number, labels)) + b"e"
+    return b"\x80\x02}(" + text(b"data") + array + state + text(b"labels") + listed + b"u."
+
+
+def python3_pickle(pixels: np.ndarray, labels: list[int]) -> bytes:
+    return pickle.dumps({"data": pixels, "labels": labels}, protocol=2)
+
+
+def python3_new_pickle(pixels: np.ndarray, labels: list[int]) -> bytes:
+    return pickle.dumps({"data": np.asfortranarray(pixels), "labels": labels}, protocol=4)
+
+
+def cifar_batches(folder: Path, write: Callable[..., bytes] = python2_pickle, each: int = 20) -> dict[str, np.ndarray]:
+    """CIFAR-10 of `each` images a batch; returns the pixels of each part."""
+    noise = np.random.default_rng(0)
+    pixels: dict[str, np.ndarray] = {}
+    for part, names in PARTS.items():
+        pixels[part] = noise.integers(0, 256, (each * len(names), 3072), np.uint8)
+        for number, name in enumerate(names):
+            of = pixels[part][number * each : (number + 1) * each]
+            touch(folder / "cifar-10-batches-py" / name, write(of, [place % 10 for place in range(each)]))
+    meta = {"label_names": CLASSES, "num_vis": 3072}
+    touch(folder / "cifar-10-batches-py/batches.meta", pickle.dumps(meta, protocol=2))
+    return pixels
+
+
+@pytest.mark.parametrize("write", [python2_pickle, python3_pickle, python3_new_pickle])
+def test_cifar10_batches_become_images(write: Callable[..., bytes], tmp_path: Path) -> None:
+    pixels = cifar_batches(tmp_path / "data", write)
+    found = read_dataset("cifar10", tmp_path / "data", tmp_path / "cache")
+    assert found.folder.parent == tmp_path / "cache"
+    assert found.facts == {"dataset": "cifar10", "images": 120, "classes": 10, "left_out": {}}
+    assert Counter(path.split("/")[0] for path, _ in relative(found)) == {"train": 100, "test": 20}
+    for path, labels in relative(found):
+        part, label, file = path.split("/")
+        place = int(Path(file).stem)
+        assert (label,) == labels == (CLASSES[place % 10],)
+        image = read_image(found.folder / path).numpy()
+        assert (image == pixels[part][place].reshape(3, 32, 32)).all()
+
+
+def test_cifar10_is_written_once(tmp_path: Path) -> None:
+    cifar_batches(tmp_path)
+    first = read_dataset("cifar10", tmp_path, tmp_path / "cache")
+    times = {path: os.stat(path).st_mtime_ns for path, _ in first.images}
+    again = read_dataset("cifar10", tmp_path / "cifar-10-batches-py", tmp_path / "cache")
+    assert again == first
+    assert {path: os.stat(path).st_mtime_ns for path, _ in again.images} == times
+    cifar_batches(tmp_path, each=10)  # other batches are never taken for these
+    assert len(read_dataset("cifar10", tmp_path, tmp_path / "cache").images) == 60
+
+
+def test_cifar10_a_stopped_extraction_is_not_taken_for_a_whole_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cifar_batches(tmp_path)
+    written = 0
+    save = Image.Image.save
+
+    def stop_soon(image: Image.Image, file: Path, **how: Any) -> None:
+        nonlocal written
+        written += 1
+        if written == 30:
+            raise KeyboardInterrupt
+        save(image, file, **how)
+
+    for killed in (False, True):  # a process that is killed cleans nothing up
+        written = 0
+        with monkeypatch.context() as patch:
+            patch.setattr(Image.Image, "save", stop_soon)
+            if killed:
+                patch.setattr(shutil, "rmtree", lambda *_, **__: None)
+            with pytest.raises(KeyboardInterrupt):
+                read_dataset("cifar10", tmp_path, tmp_path / "cache")
+        assert any((tmp_path / "cache").glob(".*.tmp")) == killed
+        assert not any((tmp_path / "cache").glob("cifar10*"))
+    found = read_dataset("cifar10", tmp_path, tmp_path / "cache")
+    assert len(found.images) == 120
+    assert not any((tmp_path / "cache").glob(".*.tmp"))
+    for damage in (lambda file: Path(file).unlink(), lambda file: Path(file).write_bytes(b"")):
+        damage(found.images[5][0])
+        assert read_dataset("cifar10", tmp_path, tmp_path / "cache") == found
+        assert read_image(found.images[5][0]).shape == (3, 32, 32)
+
+
+class Evil:
+    def __init__(self, call: Callable[..., Any], *arguments: Any) -> None:
+        self.how = call, arguments
+
+    def __reduce__(self) -> Any:
+        return self.how
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+@pytest.mark.parametrize("name", ["batches.meta", "data_batch_3"])
+@pytest.mark.parametrize("call", ["mkdir", "eval", "frombuffer", "load"])
+def test_cifar10_a_malicious_pickle_does_not_run(name: str, protocol: int, call: str, tmp_path: Path) -> None:
+    cifar_batches(tmp_path)
+    trap = tmp_path / "ran"
+    evil = {
+        "mkdir": Evil(os.mkdir, str(trap)),
+        "eval": Evil(eval, f"__import__('os').mkdir({str(trap)!r})"),
+        "frombuffer": Evil(np.frombuffer, b"x"),  # of numpy, too, only what is on the list
+        "load": Evil(np.load, str(trap)),
+    }[call]
+    touch(tmp_path / "cifar-10-batches-py" / name, pickle.dumps({"data": evil, "label_names": evil}, protocol))
+    with pytest.raises(LabelError, match=f"'{name}' cannot be read as a file of CIFAR-10: it asks for "):
+        read_dataset("cifar10", tmp_path, tmp_path / "cache")
+    assert not trap.exists()
+
+
+def test_cifar10_nothing_of_numpy_is_called_by_a_pickle() -> None:
+    """Its array functions crash on hostile states: the names are played by our own classes."""
+    for stand in cifar10._ALLOWED.values():
+        assert stand.__module__ == cifar10.__name__
+    hostile = b"\x80\x02cnumpy\nndarray\n}U\x0c__setstate__K\x01sb."  # sets an attribute on what a name gives
+    with pytest.raises(LabelError):
+        cifar10._load("data_batch_1", hostile)
+    assert callable(cifar10._Array.__setstate__)
+
+
+PIXELS = np.zeros((4, 3072), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("data_batch_2", b"", "cannot be read as a file of CIFAR-10"),
+        ("data_batch_2", b"\x80\x02]q", "cannot be read as a file of CIFAR-10"),
+        ("data_batch_2", python2_pickle(PIXELS, [1, 2, 3, 4])[:-9], "cannot be read as a file of CIFAR-10"),
+        ("data_batch_2", pickle.dumps([1]), "holds no dictionary"),
+        ("data_batch_2", python2_pickle(PIXELS, [1, 2, 3]), "holds no images"),
+        ("data_batch_2", python2_pickle(PIXELS, [1, 2, 3, 10]), "holds no images"),
+        ("data_batch_2", python2_pickle(PIXELS, [1, 2, 3, -1]), "holds no images"),
+        ("data_batch_2", python2_pickle(PIXELS[:, 1:], [1, 2, 3, 4]), "holds no images"),
+        ("data_batch_2", python3_pickle(PIXELS.astype(np.int16), [1, 2, 3, 4]), "holds no images"),
+        ("data_batch_2", python3_pickle(PIXELS.astype(np.int8), [1, 2, 3, 4]), "holds no images"),
+        ("data_batch_2", pickle.dumps({"data": b"x" * 3072, "labels": [1]}), "holds no images"),
+        ("data_batch_2", python2_pickle(PIXELS, [1] * 4).replace(b"J\x04\0\0\0", b"J\x05\0\0\0", 1), "holds no images"),
+        ("batches.meta", pickle.dumps({"label_names": ["../../up"] * 10}), "no plain names of classes"),
+        ("batches.meta", pickle.dumps({"label_names": "airplane"}), "no plain names of classes"),
+    ],
+)
+def test_cifar10_damaged_batches(name: str, content: bytes, told: str, tmp_path: Path) -> None:
+    cifar_batches(tmp_path / "data")
+    touch(tmp_path / "data/cifar-10-batches-py" / name, content)
+    with pytest.raises(LabelError, match=told) as caught:
+        read_dataset("cifar10", tmp_path / "data", tmp_path / "cache")
+    assert repr(name) in str(caught.value)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data"]
+
+
+def test_cifar10_what_cannot_be_written_or_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cifar_batches(tmp_path)
+    with pytest.raises(ArgumentError, match="give a folder to write their images to"):
+        read_dataset("cifar10", tmp_path)
+    with pytest.raises(TrainingError, match="cannot write CIFAR-10's images below"):
+        read_dataset("cifar10", tmp_path, touch(tmp_path / "file"))
+    with monkeypatch.context() as patch:
+        patch.setattr(cifar10, "MAX_FILE_BYTES", 1000)
+        with pytest.raises(LabelError, match="more than any of CIFAR-10"):
+            read_dataset("cifar10", tmp_path, tmp_path / "cache")
+    (tmp_path / "cifar-10-batches-py/data_batch_4").unlink()
+    with pytest.raises(LabelError, match="has no 'data_batch_4': CIFAR-10's Python version is batches"):
+        read_dataset("cifar10", tmp_path, tmp_path / "cache")
+
+
+@pytest.mark.parametrize("parts", [[""], ["train/", "test/"]])
+def test_cifar10_class_folders(parts: list[str], tmp_path: Path) -> None:
+    expected = [(f"{part}{label}/{n}.jpg", (label,)) for part in parts for label in CLASSES for n in range(2)]
+    for path, _ in expected:
+        touch(tmp_path / path)
+    touch(tmp_path / "cat/notes.txt")
+    found = read_dataset("cifar10", tmp_path)
+    assert relative(found) == sorted(expected)
+    assert found.images == sorted(labelled_images(tmp_path))  # what --images reads: the same split
+    assert found.folder == tmp_path
+
+
+def test_cifar10_folders_that_are_none(tmp_path: Path) -> None:
+    with pytest.raises(LabelError, match="cifar-10-batches-py and no class folders of images: cifar10 is"):
+        read_dataset("cifar10", tmp_path)
+    touch(tmp_path / "train/cat/0.jpg")
+    with pytest.raises(LabelError, match="has no test: cifar10 is cifar-10-batches-py/, or class folders"):
+        read_dataset("cifar10", tmp_path)
+    touch(tmp_path / "test/0.jpg")
+    with pytest.raises(LabelError, match=r"test/0.jpg' lies in no class folder"):
+        read_dataset("cifar10", tmp_path)
+
+
+@pytest.mark.slow
+def test_cifar10_the_real_one(data_folder: Path, tmp_path: Path) -> None:
+    with tarfile.open(data_folder / "cifar10.tar.xz") as archive:
+        for member in archive:  # every tenth, and its name alone
+            if member.name.endswith("0.jpg"):
+                touch(tmp_path / "cifar10" / member.name, b"")
+    found = read_dataset("cifar10", tmp_path / "cifar10")
+    assert found.facts == {"dataset": "cifar10", "images": 6000, "classes": 10, "left_out": {}}
+    split = split_dataset(found, None, 0, tmp_path / "lists")
+    assert split.facts["counts"] == {"query": 1000, "train": 5000, "database": 5000}
+    assert read_split(tmp_path / "lists") == split
+
+
+# --- NUS-WIDE
+
+
+def nuswide(folder: Path, images: dict[str, set[str]], end: str = "\n") -> Path:
+    """Image names with backslashes, as published, and their concepts."""
+    touch(folder / "ImageList/Imagelist.txt", "".join(f"{path}{end}" for path in images))
+    touch(folder / "ConceptsList/Concepts81.txt", "".join(f"{concept}{end}" for concept in CONCEPTS))
+    for concept in CONCEPTS:
+        flags = "".join(f"{int(concept in labels)}{end}" for labels in images.values())
+        touch(folder / f"Groundtruth/AllLabels/Labels_{concept}.txt", flags)
+    for path in images:
+        touch(folder / "Flickr" / path.replace("\\", "/"))
+    return folder
+
+
+def some_images(count: int = 400, seed: int = 0) -> dict[str, set[str]]:
+    draw = random.Random(seed)
+    return {
+        f"{draw.choice(CONCEPTS)}\\{n:04}_{draw.randrange(10**9)}.jpg": set(draw.sample(CONCEPTS, draw.randrange(4)))
+        for n in range(count)
+    }
+
+
+@pytest.mark.parametrize("name", ["nuswide21", "nuswide81"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_nuswide(name: str, end: str, tmp_path: Path) -> None:
+    images = some_images()
+    known = set(NUSWIDE21) if name == "nuswide21" else set(CONCEPTS)
+    found = read_dataset(name, nuswide(tmp_path, images, end))
+    expected = {
+        "Flickr/" + path.replace("\\", "/"): tuple(sorted(labels & known))
+        for path, labels in images.items()
+        if labels & known
+    }
+    assert relative(found) == sorted(expected.items())
+    without = len(images) - len(expected)
+    assert found.facts["left_out"] == {f"none of the {len(known)} labels": without}
+    assert without > 50
+    assert found.facts["classes"] == len(known)
+
+
+def test_nuswide21_is_the_21_concepts() -> None:
+    assert len(set(NUSWIDE21)) == 21
+
+
+def test_nuswide_splits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nuswide(tmp_path / "data", some_images(2000))
+    small(monkeypatch, "nuswide21", query=2, train=5)
+    found = read_dataset("nuswide21", tmp_path / "data")
+    split = split_dataset(found, None, 0, tmp_path / "21")
+    assert split.facts["counts"] == {"query": 42, "train": 105, "database": len(found.images) - 42}
+    assert split.facts["leaks"] == {"queries_in_database": 0, "queries_in_train": 0, "train_outside_database": 0}
+    assert split.facts["cutoff"] == 5000
+    assert split.facts["source"] == found.facts
+    small(monkeypatch, "nuswide81", query=50, train=100)
+    found = read_dataset("nuswide81", tmp_path / "data")
+    split = split_dataset(found, None, 0, tmp_path / "81")
+    assert split.facts["counts"] == {"query": 50, "train": 100, "database": len(found.images) - 50}
+    with pytest.raises(ArgumentError, match="'nuswide21' is not of nuswide81: give nuswide81 or random:query="):
+        split_dataset(found, "nuswide21", 0, tmp_path / "no")
+    assert split_dataset(found, "random:query=3", 0, tmp_path / "own").facts["counts"]["query"] == 3
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "told"),
+    [
+        ("ImageList/Imagelist.txt", None, "has no ImageList/Imagelist.txt: nuswide81 is ImageList/"),
+        ("ConceptsList/Concepts81.txt", None, "has no ConceptsList/Concepts81.txt"),
+        ("ConceptsList/Concepts81.txt", "one\ntwo\n", "does not list 81 concepts"),
+        ("ConceptsList/Concepts81.txt", "\n".join(["../../x", *CONCEPTS[1:]]), "does not list 81 concepts"),
+        ("Groundtruth/AllLabels/Labels_sky.txt", None, "has no Groundtruth/AllLabels/Labels_sky.txt"),
+        ("Groundtruth/AllLabels/Labels_sky.txt", "1\n0\n", "is not 3 lines of 0 or 1"),
+        ("Groundtruth/AllLabels/Labels_sky.txt", "1\n0\n2\n", "is not 3 lines of 0 or 1"),
+        ("Groundtruth/AllLabels/Labels_sky.txt", "10\n\n1\n", "is not 3 lines of 0 or 1"),
+        ("Groundtruth/AllLabels/Labels_sky.txt", "10\n0\n1\n", "is not 3 lines of 0 or 1"),
+        ("Flickr/a/1.jpg", None, "1 of 3 images that 'ImageList/Imagelist.txt' lists are not in .* 'Flickr/a/1.jpg'"),
+        ("ImageList/Imagelist.txt", "a\\1.jpg\na\\1.jpg\na\\2.jpg\n", "lists an image twice"),
+        ("ImageList/Imagelist.txt", "a\\1.jpg\na\\2.jpg\n..\\..\\etc\\passwd\n", "line 3 .* leads out of the folder"),
+        ("ImageList/Imagelist.txt", "a/1.jpg\na/2.jpg\n/etc/passwd\n", "line 3 .* leads out of the folder"),
+        ("ImageList/Imagelist.txt", "a/1.jpg\na/2.jpg\nC:\\x.jpg\n", "line 3 .* leads out of the folder"),
+        ("ImageList/Imagelist.txt", b"a/1.jpg\na/2.jpg\na/\xff\0.jpg\n", "line 3 .* leads out of the folder"),
+    ],
+)
+def test_nuswide_pieces(file: str, content: str | bytes | None, told: str, tmp_path: Path) -> None:
+    nuswide(tmp_path, {f"a\\{n}.jpg": {"sky"} for n in range(3)})
+    (tmp_path / file).unlink()
+    if content is not None:
+        touch(tmp_path / file, content)
+    with pytest.raises(LabelError, match=told) as caught:
+        read_dataset("nuswide81", tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_links_that_lead_out_of_a_listing(tmp_path: Path) -> None:
+    folder = nuswide(tmp_path / "data", {f"a\\{n}.jpg": {"sky"} for n in range(3)})
+    secret = touch(tmp_path / "secret.jpg")
+    inside = touch(folder / "Flickr/b/there.jpg")
+    image = folder / "Flickr/a/1.jpg"
+    image.unlink()
+    image.symlink_to(inside)
+    assert len(read_dataset("nuswide21", folder).images) == 3
+    image.unlink()
+    image.symlink_to(secret)
+    with pytest.raises(LabelError, match=r"'Flickr/a/1.jpg' of 'ImageList/Imagelist.txt' leads out of .*secret.jpg"):
+        read_dataset("nuswide21", folder)
+    image.unlink()
+    touch(image)
+    (folder / "Flickr/a").rename(tmp_path / "a")
+    (folder / "Flickr/a").symlink_to(tmp_path / "a")
+    with pytest.raises(LabelError, match=r"'Flickr/a' of 'ImageList/Imagelist.txt' leads out of"):
+        read_dataset("nuswide21", folder)
+    (folder / "Flickr/a").unlink()
+    (tmp_path / "a").rename(folder / "Flickr/a")
+    (folder / "Flickr").rename(tmp_path / "other disk")
+    (folder / "Flickr").symlink_to(tmp_path / "other disk")  # the whole folder elsewhere: its owner's choice
+    assert len(read_dataset("nuswide21", folder).images) == 3
+
+
+# --- ImageNet-100
+
+WNIDS = [f"n{number * 7:08}" for number in range(120)]
+THOUSAND = sorted({*WNIDS, *(f"n9{number:07}" for number in range(880))})
+
+
+def imagenet(folder: Path, train: int = 3, val: int = 2, wnids: list[str] = WNIDS) -> dict[str, str]:
+    """Training folders, and flat validation images; returns the wnid of each of these."""
+    order = [wnid for wnid in wnids for _ in range(val)]
+    random.Random(0).shuffle(order)
+    flat = {f"ILSVRC2012_val_{number:08}.JPEG": wnid for number, wnid in enumerate(order, start=1)}
+    for wnid in wnids:
+        for number in range(train):
+            touch(folder / f"train/{wnid}/{wnid}_{number}.JPEG")
+    for file in flat:
+        touch(folder / "val" / file)
+    return flat
+
+
+def in_folders(folder: Path, flat: dict[str, str]) -> None:
+    for file, wnid in flat.items():
+        (folder / "val" / wnid).mkdir(exist_ok=True)
+        (folder / "val" / file).rename(folder / "val" / wnid / file)
+
+
+def caffe(folder: Path, flat: dict[str, str]) -> None:
+    touch(folder / "val.txt", "".join(f"{file} {THOUSAND.index(wnid)}\n" for file, wnid in flat.items()))
+    touch(folder / "synsets.txt", "".join(f"{wnid}\n" for wnid in THOUSAND))
+
+
+def caffe_with_all_folders(folder: Path, flat: dict[str, str]) -> None:
+    touch(folder / "val.txt", "".join(f"{file} {THOUSAND.index(wnid)}\n" for file, wnid in flat.items()))
+    touch(folder / "classes.txt", "".join(f"{wnid}\n" for wnid in WNIDS[5:105]))
+    for wnid in THOUSAND:
+        (folder / "train" / wnid).mkdir(exist_ok=True)
+
+
+def named(folder: Path, flat: dict[str, str]) -> None:
+    touch(folder / "val.txt", "".join(f"{file} {wnid}\n" for file, wnid in flat.items()))
+
+
+def kaggle(folder: Path, flat: dict[str, str]) -> None:
+    rows = [f"{file[:-5]},{wnid} 1 2 3 4 {wnid} 5 6 7 8 \n" for file, wnid in flat.items()]
+    touch(folder / "LOC_val_solution.csv", "ImageId,PredictionString\n" + "".join(reversed(rows)))
+
+
+def devkit(folder: Path, flat: dict[str, str]) -> None:
+    order = random.Random(1).sample(WNIDS, len(WNIDS))
+    touch(folder / "map_clsloc.txt", "".join(f"{wnid} {n} name_of\n" for n, wnid in enumerate(order, start=1)))
+    numbers = "".join(f"{order.index(wnid) + 1}\n" for wnid in flat.values())
+    touch(folder / "ILSVRC2012_validation_ground_truth.txt", numbers)
+
+
+@pytest.mark.parametrize("arrange", [in_folders, caffe, caffe_with_all_folders, named, kaggle, devkit])
+def test_imagenet100(arrange: Callable[[Path, dict[str, str]], None], tmp_path: Path) -> None:
+    flat = imagenet(tmp_path)
+    arrange(tmp_path, flat)
+    found = read_dataset("imagenet100", tmp_path)
+    chosen = {label for _, (label,) in found.images}
+    assert len(chosen) == found.facts["classes"] == 100
+    assert Counter(labels for _, labels in found.images) == {(wnid,): 5 for wnid in chosen}
+    for path, (label,) in relative(found):
+        part, *_, file = path.split("/")
+        assert (flat[file] if part == "val" else path.split("/")[1]) == label
+        assert (found.folder / path).is_file()
+
+
+def test_imagenet100_classes_are_listed_or_drawn(tmp_path: Path) -> None:
+    in_folders(tmp_path, imagenet(tmp_path))
+
+    def classes(**how: int) -> set[str]:
+        return {label for _, (label,) in read_dataset("imagenet100", tmp_path, **how).images}
+
+    assert read_dataset("imagenet100", tmp_path, seed=3).facts["chosen"] == "drawn from 120 with seed 3"
+    assert classes() == classes(seed=0) != classes(seed=1)
+    touch(tmp_path / "classes.txt", "".join(f"{wnid}\r\n" for wnid in WNIDS[:100]))
+    assert classes() == classes(seed=1) == set(WNIDS[:100])
+    assert read_dataset("imagenet100", tmp_path).facts["chosen"] == "classes.txt"
+
+
+def test_imagenet100_queries_are_validation_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_folders(tmp_path / "data", imagenet(tmp_path / "data"))
+    small(monkeypatch, "imagenet100", query=2, train=2)
+    split = split_dataset(read_dataset("imagenet100", tmp_path / "data"), None, 0, tmp_path / "out")
+    assert split.facts["counts"] == {"query": 200, "train": 200, "database": 300}
+    assert {path.split("/")[0] for path, _ in split.query} == {"val"}
+    assert {path.split("/")[0] for path, _ in split.database} == {"train"}
+    assert set(split.train) < set(split.database)
+    assert set(Counter(labels for _, labels in split.train).values()) == {2}
+    small(monkeypatch, "imagenet100", query=3)
+    with pytest.raises(LabelError, match=r"class 'n\d+' has 2 images in val/: the protocol 'imagenet100' needs 3"):
+        split_dataset(read_dataset("imagenet100", tmp_path / "data"), None, 0, tmp_path / "no")
+    small(monkeypatch, "imagenet100", query=2, train=4)
+    with pytest.raises(LabelError, match=r"class 'n\d+' has 3 images in train/: the protocol 'imagenet100' needs 4"):
+        split_dataset(read_dataset("imagenet100", tmp_path / "data"), None, 0, tmp_path / "no")
+    assert not (tmp_path / "no").exists()
+
+
+def remove(name: str) -> Callable[[Path], object]:
+    return lambda folder: shutil.rmtree(folder / name)
+
+
+def write(name: str, content: str) -> Callable[[Path], object]:
+    return lambda folder: touch(folder / name, content)
+
+
+HUNDRED = "\n".join(WNIDS[:100])
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (remove("train"), "has no train: imagenet100 is train/<wnid>"),
+        (remove("val"), "has no val: imagenet100 is"),
+        (lambda folder: (folder / "val.txt").unlink(), "has no val/<wnid>/ and no list of the validation images"),
+        (write("classes.txt", "n00000007\n"), "does not list 100 different wnids"),
+        (write("classes.txt", HUNDRED.replace(WNIDS[3], WNIDS[4])), "does not list 100 different wnids"),
+        (write("classes.txt", HUNDRED.replace(WNIDS[3], "../../etc")), "does not list 100 different wnids"),
+        (write("classes.txt", HUNDRED.replace(WNIDS[3], "n99999999")), "has no train/n99999999"),
+        (lambda folder: [remove(f"train/{wnid}")(folder) for wnid in WNIDS[:21]], "has 99 folders of classes"),
+        (lambda folder: (folder / "val" / WNIDS[0]).mkdir(), "has no val/n"),
+        (lambda folder: (folder / "synsets.txt").unlink(), "classes by their place among 1,000, and 120 are known"),
+        (write("val.txt", "a.JPEG\n"), "line 1 of 'val.txt' is 'a.JPEG'"),
+        (write("val.txt", "a.JPEG 1000\n"), "line 1 of 'val.txt' is 'a.JPEG 1000'"),
+        (write("val.txt", f"../../x.JPEG {WNIDS[0]}\n"), "image 1 of 'val.txt' is .* leads out of the folder"),
+        (write("val.txt", f"gone.JPEG {WNIDS[0]}\n"), "1 of 1 images that 'val.txt' lists are not in"),
+    ],
+)
+def test_imagenet100_pieces(change: Callable[[Path], object], told: str, tmp_path: Path) -> None:
+    caffe(tmp_path, imagenet(tmp_path, train=1, val=1))
+    if "val" in told:
+        touch(tmp_path / "classes.txt", HUNDRED)
+    change(tmp_path)
+    with pytest.raises(LabelError, match=told):
+        read_dataset("imagenet100", tmp_path)
+
+
+# --- COCO
+
+
+def coco(folder: Path, each: int = 30) -> tuple[dict[str, set[str]], int]:
+    """Returns the labels of each image that has one, and how many have none."""
+    draw = random.Random(0)
+    categories = [{"supercategory": "x", "id": 90 - n, "name": f"thing {n}"} for n in range(80)]
+    labels: dict[str, set[str]] = {}
+    bare = 0
+    for part in ("train2014", "val2014"):
+        images, annotations = [], []
+        for number in range(each):
+            file = f"COCO_{part}_{number:012}.jpg"
+            images.append({"id": number, "file_name": file, "license": 3, "width": 640, "height": 480})
+            touch(folder / part / file)
+            of = draw.choices(categories, k=draw.randrange(4))
+            annotations += [
+                {"segmentation": [[1.5, 2.5]], "iscrowd": 0, "image_id": number, "bbox": [1, 2, 3, 4], **ids}
+                for ids in ({"category_id": category["id"], "id": draw.randrange(10**6)} for category in of)
+            ]
+            bare += not of
+            if of:
+                labels[f"{part}/{file}"] = {str(category["name"]) for category in of}
+        draw.shuffle(annotations)
+        content = {"info": {}, "images": images, "annotations": annotations, "categories": categories}
+        touch(folder / f"annotations/instances_{part}.json", json.dumps(content))
+    return labels, bare
+
+
+def test_coco(tmp_path: Path) -> None:
+    labels, bare = coco(tmp_path)
+    found = read_dataset("coco", tmp_path)
+    assert {path: set(names) for path, names in relative(found)} == labels
+    assert all(len(set(names)) == len(names) for _, names in found.images)
+    assert found.images == sorted(found.images)
+    assert found.facts["left_out"] == {"no annotation": bare}
+    assert bare > 5
+
+
+def annotated(image: Any, category: Any) -> Callable[[Any], object]:
+    return lambda content: content["annotations"].append({"image_id": image, "category_id": category})
+
+
+def renamed(pattern: str) -> Callable[[Any], object]:
+    """Rename every image; {} is its number."""
+    return lambda content: [image.update(file_name=pattern.format(image["id"])) for image in content["images"]]
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda content: content.pop("images"), "is not COCO's: KeyError"),
+        (annotated(999, 90), "is not COCO's: KeyError 999"),
+        (annotated(0, 1000), "is not COCO's: KeyError 'category 1000'"),
+        (annotated([], 90), "is not COCO's: TypeError"),
+        (lambda content: content["annotations"].append(7), "is not COCO's: TypeError"),
+        (lambda content: content["images"][4].update(file_name="../../etc/passwd"), "image 5 of .* leads out of"),
+        (renamed("/etc/passwd"), "image 1 of .* leads out of"),
+        (renamed("\ud800{}.jpg"), "images that .* are not in"),
+        (renamed("\ud800/{}.jpg"), "images that .* are not in"),
+        (renamed("gone/{}.jpg"), "images that .* are not in"),
+        (renamed("same.jpg"), "lists an image twice"),
+    ],
+)
+def test_coco_pieces(change: Callable[[Any], object], told: str, tmp_path: Path) -> None:
+    coco(tmp_path)
+    file = tmp_path / "annotations/instances_val2014.json"
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))
+    with pytest.raises(LabelError, match=told):
+        read_dataset("coco", tmp_path)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "7", "{", "[" * 100_000, b"\xff\xfe{}"])
+def test_coco_annotations_that_are_none(content: str | bytes, tmp_path: Path) -> None:
+    coco(tmp_path)
+    touch(tmp_path / "annotations/instances_train2014.json", content)
+    with pytest.raises(LabelError, match=r"'annotations/instances_train2014.json' in .* is not COCO's"):
+        read_dataset("coco", tmp_path)
+    (tmp_path / "annotations/instances_train2014.json").unlink()
+    with pytest.raises(LabelError, match=r"has no annotations/instances_train2014.json: coco is annotations/"):
+        read_dataset("coco", tmp_path)
+
+
+# --- What they share
+
+
+def test_every_data_set_has_a_layout_and_protocols() -> None:
+    assert set(DATASETS) == set(datasets.LAYOUTS) == {protocol.dataset for protocol in PROTOCOLS.values()}
+
+
+def test_what_cannot_be_asked(tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError, match="unknown data set 'mnist': give one of cifar10, nuswide21"):
+        read_dataset("mnist", tmp_path)
+    with pytest.raises(ArgumentError, match="is no folder: give the one that coco was unpacked in"):
+        read_dataset("coco", tmp_path / "gone")
+    with pytest.raises(ArgumentError, match="seed is -1"):
+        read_dataset("imagenet100", tmp_path, seed=-1)
+
+
+def test_a_split_does_not_depend_on_where_the_images_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    coco(tmp_path / "a/coco")
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    small(monkeypatch, "coco", query=10, train=20)
+    one = split_dataset(read_dataset("coco", tmp_path / "a/coco"), None, 5, tmp_path / "one")
+    monkeypatch.chdir(tmp_path / "b")
+    two = split_dataset(read_dataset("coco", "coco"), "coco", 5, tmp_path / "two")
+    for name in ("query.csv", "train.csv", "database.csv", "split.json"):
+        assert (one.folder / name).read_bytes() == (two.folder / name).read_bytes()
+    assert all(path.startswith(("train2014/", "val2014/")) for path, _ in one.query)
+
+
+# --- hashfaiss split
+
+runner = CliRunner()
+
+
+def split(*arguments: str, code: int = 0) -> str:
+    result = runner.invoke(app, ["split", *arguments])
+    assert result.exit_code == code, result.output
+    return result.output if code else result.stdout
+
+
+def test_command_on_a_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, bare = coco(tmp_path / "coco")
+    small(monkeypatch, "coco", query=10, train=20)
+    arguments = ["split", "--dataset", "coco", "--data", str(tmp_path / "coco"), "--out", str(tmp_path / "out")]
+    result = runner.invoke(app, arguments)
+    assert result.exit_code == 0
+    assert f"{bare} images left out: no annotation" in result.stderr
+    assert f"--images {tmp_path / 'coco'}" in result.stderr
+    made = read_split(tmp_path / "out")
+    lines = result.stdout.splitlines()
+    assert lines[0].split() == ["query", "10", "images", "sha256", made.facts["sha256"]["query"]]
+    assert lines[3:] == [
+        "coco, seed 0, mAP@5,000",
+        "leaks: no query in the database or the training set; training images outside the database: 0",
+    ]
+
+
+def test_command_unpacks_cifar10_beside_the_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cifar_batches(tmp_path / "data")
+    small(monkeypatch, "cifar10", query=2, train=5)
+    small(monkeypatch, "cifar10-1", query=2, train=5)
+    given = ["--dataset", "cifar10", "--data", str(tmp_path / "data"), "--out", str(tmp_path / "out")]
+    assert "cifar10-1, seed 0, mAP@ALL" in split(*given)
+    (images,) = (tmp_path / "out").glob("cifar10-*")
+    made = read_split(tmp_path / "out")
+    assert all((images / path).is_file() for path, _ in made.database)
+    assert "training images outside the database: 50" in split(*given, "--protocol", "cifar10")
+    split(*given, "--cache", str(tmp_path / "cache"))
+    assert len(list((tmp_path / "cache").glob("cifar10-*"))) == 1
+    assert "is not of cifar10: give cifar10, cifar10-1, cifar10-2 or" in split(*given, "--protocol", "coco", code=2)
+
+
+def test_command_on_own_images(photos: Path, tmp_path: Path) -> None:
+    own = ["--images", str(photos), "--out", str(tmp_path / "out")]
+    text = split(*own, "--protocol", "random:query=3,train=6,cutoff=5", "--seed", "4")
+    assert "random:query=3,train=6,cutoff=5, seed 4, mAP@5\n" in text
+    expected = make_split(labelled_images(photos), "random:query=3,train=6,cutoff=5", 4, tmp_path / "same", photos)
+    assert read_split(tmp_path / "out").facts == expected.facts
+    listed = touch(tmp_path / "labels.csv", "cat/0.jpg,a;b\ndog/0.jpg,a\nbird/0.jpg,b\n")
+    assert "query          1 images" in split(*own, "--labels", str(listed), "--protocol", "random:query=1")
+    assert "class 'bird' has 4 images: the protocol 'cifar10-1' needs 600 or more" in split(*own, code=1)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        [],
+        ["--images", "x", "--dataset", "coco", "--data", "x"],
+        ["--dataset", "coco"],
+        ["--images", "x", "--data", "x"],
+        ["--dataset", "coco", "--data", "x", "--labels", "x"],
+    ],
+)
+def test_command_asked_wrongly(given: list[str]) -> None:
+    assert "give either --images, with --labels or without, or both --dataset and --data" in split(
+        *given, "--out", "y", code=2
+    )
+
+
+def test_command_explains_every_protocol_and_data_set() -> None:
+    text = split("--help")
+    for name, protocol in PROTOCOLS.items():
+        (row,) = (line for line in text.splitlines() if line.strip().startswith(f"{name} "))
+        assert f"{protocol.query:,}" in row
+        assert row.endswith("ALL" if protocol.cutoff is None else f"{protocol.cutoff:,}")
+        assert protocol.train is None or f"{protocol.train:,}" in row
+        assert protocol.dataset in text
