@@ -6,6 +6,7 @@
     ├── LabelError                a label file, or labels that cannot be trained on
     ├── ModelError                a model file that is not one, or of another format
     ├── TrainingError             training cannot start, continue or finish
+    │   └── DivergedError         the loss is not a number any more
     └── IndexFolderError          an index folder that is missing, or not one
         ├── CorruptIndexError     a stored file is damaged
         ├── IndexLockedError      another process is writing
@@ -49,6 +50,10 @@ class ModelError(HashfaissError):
 
 class TrainingError(HashfaissError):
     """Training cannot start, continue or finish."""
+
+
+class DivergedError(TrainingError):
+    """The loss is not a number any more; the same settings lead there again."""
 
 
 class IndexFolderError(HashfaissError):

@@ -13,12 +13,14 @@ from torch.nn.functional import softplus
 from hashfaiss.errors import ArgumentError
 from hashfaiss.train.methods import build_method
 from hashfaiss.train.methods.dbdh import DBDH
-from hashfaiss.train.methods.dhn import DHN, log_cosh
+from hashfaiss.train.methods.dhn import DHN
 from hashfaiss.train.methods.dpsh import DPSH
 from hashfaiss.train.methods.dsh import DSH
+from hashfaiss.train.methods.gah import GAH
 from hashfaiss.train.methods.hashnet import HashNet
 from hashfaiss.train.methods.idhn import IDHN
 from hashfaiss.train.methods.lcdsh import LCDSH
+from hashfaiss.train.methods.method import log_cosh
 
 FOUR = torch.arange(4)
 TWO_CLASSES = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]).double()
@@ -82,23 +84,35 @@ def test_dbdh_popular_is_dhida_without_attention() -> None:
 
 
 def test_hashnet_sharpens_every_200_batches_of_training_only() -> None:
-    method = HashNet(TWO_CLASSES, 8).double()
-    outputs, slopes = draw(4, 8), []
+    method, fixed = HashNet(TWO_CLASSES, 8).double(), HashNet(TWO_CLASSES, 8, continuation="none").double()
+    outputs, losses = draw(4, 8), []
     method.eval()
     for _ in range(250):
         method(outputs, FOUR)
     method.train()
-    for _ in range(401):
-        slopes.append(method.beta().item())
-        loss = method(outputs, FOUR)
-    assert slopes[:200] == [1.0] * 200
-    assert slopes[200:400] == pytest.approx([math.sqrt(2)] * 200)
-    assert slopes[400] == pytest.approx(math.sqrt(3))
+    for _ in range(400):
+        losses.append(method(outputs, FOUR).item())
+    one, two, three = (fixed(math.sqrt(square) * outputs, FOUR).item() for square in (1, 2, 3))
+    # as in the official code, the 200th batch is the first of the next stage
+    assert losses[:199] == [one] * 199
+    assert losses[199:399] == pytest.approx([two] * 200)
+    assert losses[399] == pytest.approx(three)
+    assert method.beta().item() == pytest.approx(math.sqrt(3))
     continued = HashNet(TWO_CLASSES, 8).double()
     continued.load_state_dict(method.state_dict())
-    assert continued.beta().item() == slopes[400]
-    fixed = HashNet(TWO_CLASSES, 8, continuation="none").double()
-    assert loss.item() == pytest.approx(fixed(math.sqrt(3) * outputs, FOUR).item())
+    assert continued.beta() == method.beta()
+
+
+def test_gah_and_hashnet_sharpen_in_the_same_batches() -> None:
+    hashnet, gah = HashNet(TWO_CLASSES, 4).double(), GAH(TWO_CLASSES, 4).double()
+    network, inputs = torch.nn.Linear(3, 4).double(), draw(4, 3)
+    for batch in (1, 199, 200, 399, 400):
+        for method in (hashnet, gah):
+            method.batches.fill_(batch - 1)
+        hashnet(draw(4, 4), FOUR)
+        gah.step(network, 0.1, inputs, FOUR)
+        slopes = [hashnet.beta().item(), gah._scale(torch.float64).item()]
+        assert slopes == pytest.approx([math.sqrt(1 + batch // 200)] * 2)
 
 
 def test_hashnet_continuation_by_epochs_and_none() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from batches import Rows, images
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,18 +15,6 @@ from hashfaiss.errors import ArgumentError
 from hashfaiss.train.methods import build_method
 from hashfaiss.train.methods.dath import DATH, log_complement
 from hashfaiss.train.methods.dtsh import DTSH
-
-Rows = list[list[float]]
-
-
-def images(n: int, bits: int, classes: int, seed: int, single: bool = False) -> tuple[Any, Any]:
-    """Outputs (n, K) and labels 0/1 (n, classes), some images without any unless `single`; float64."""
-    generator = torch.Generator().manual_seed(seed)
-    outputs = torch.randn(n, bits, generator=generator, dtype=torch.float64) * 1.5
-    labels = (torch.rand(n, classes, generator=generator) < 0.4).double()
-    if single:
-        labels = torch.eye(classes, dtype=torch.float64)[torch.randint(classes, (n,), generator=generator)]
-    return outputs, labels
 
 
 def softplus(x: float) -> float:

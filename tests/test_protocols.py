@@ -387,7 +387,7 @@ def test_lists_that_are_not_those_that_were_drawn(tmp_path: Path) -> None:
 def test_facts_that_are_none(content: str, tmp_path: Path) -> None:
     make_split(SOME, "cifar10-1", 0, tmp_path, "/photos")
     (tmp_path / "split.json").write_text(content, errors="surrogateescape")
-    with pytest.raises(LabelError, match=r"split.json' holds no sha256 of query, train and database"):
+    with pytest.raises(LabelError, match=r"split.json' is not as `hashfaiss split` writes it"):
         read_split(tmp_path)
 
 

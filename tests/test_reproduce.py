@@ -230,9 +230,18 @@ def test_tables_in_one_folder_share_their_runs(make: Any, table: Path, tmp_path:
 
 
 @pytest.mark.slow
-def test_a_damaged_result_is_said_before_training(make: Any, tmp_path: Path) -> None:
+def test_a_row_that_diverges_is_left_out_and_the_others_are_made(make: Any, table: Path, tmp_path: Path) -> None:
+    made, told = make({"learning_rate": 1e30})
+    assert [found["row"] for found in made.results] == ["ITQ"]
+    assert any("left out: DHIDA, 8 bits, seed 0: the loss is no number" in line for line in told)
+    assert "not in the table: DHIDA, 8 bits, seed 0: the loss is no number" in (tmp_path / "out" / "two.md").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("text", ["{", "{}", "3"])
+def test_a_damaged_result_is_said_before_training(make: Any, tmp_path: Path, text: str) -> None:
     make(methods=["itq"])
-    (run_of(tmp_path / "out", "itq") / "result.json").write_text("{")
+    (run_of(tmp_path / "out", "itq") / "result.json").write_text(text)
     with pytest.raises(ArgumentError, match=r"result\.json' cannot be read: delete it"):
         make(methods=["itq"])
 

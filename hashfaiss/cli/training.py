@@ -29,15 +29,19 @@ def train(
         typer.Option("--data", help="With --recipe: the data set as it is published; trains on its protocol's split."),
     ] = None,
     method: Annotated[str | None, typer.Option("--method", help="See `hashfaiss methods`; default: dhida.")] = None,
-    bits: Annotated[int, typer.Option("--bits", help="Bits of a code, 1 to 1024.")] = 64,
+    bits: Annotated[int | None, typer.Option("--bits", help="Bits of a code, 1 to 1024; default: 64.")] = None,
     backbone: Annotated[str | None, typer.Option(help="resnet18, alexnet or resnet-small.")] = None,
     weights: Annotated[
-        str, typer.Option(help="imagenet (a download), none, or a torchvision state dict.")
-    ] = "imagenet",
+        str | None, typer.Option(help="imagenet (a download, the default), none, or a torchvision state dict.")
+    ] = None,
     network: Annotated[str | None, typer.Option(help="hash (one backbone) or dual-stream (DATH's).")] = None,
     attention: Annotated[str | None, typer.Option(help="Of the network hash: ida, danet or none.")] = None,
-    stat_axis: Annotated[str, typer.Option(help="Of ida: cross, or softmax (the paper's letter; inert).")] = "cross",
-    pre_conv: Annotated[str, typer.Option(help="Before each attention branch: none or conv3x3bnrelu.")] = "none",
+    stat_axis: Annotated[
+        str | None, typer.Option(help="Of ida: cross (the default), or softmax (the paper's letter; inert).")
+    ] = None,
+    pre_conv: Annotated[
+        str | None, typer.Option(help="Before each attention branch: none (the default) or conv3x3bnrelu.")
+    ] = None,
     streams: Annotated[
         str | None,
         typer.Option(help="Of the network dual-stream: both, position, channel, none or shared."),
@@ -62,9 +66,9 @@ def train(
         typer.Option(help="Share of the images kept to choose the best epoch; default: 0.1."),
     ] = None,
     evaluate_every: Annotated[int | None, typer.Option(help="Epochs between validations.")] = None,
-    seed: Annotated[int, typer.Option(help="Same seed, same weights (on a CPU).")] = 0,
-    device: DeviceOption = "auto",
-    precision: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    seed: Annotated[int | None, typer.Option(help="Same seed, same weights (on a CPU); default: 0.")] = None,
+    device: Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")] = None,
+    precision: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue a training that was cut off.")] = False,
 ) -> None:
     """Train a hashing network on labelled images and write its model file.

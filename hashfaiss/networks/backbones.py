@@ -6,8 +6,10 @@ after its convolutions and before fc6. The classifier's last layer is left out; 
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from abc import ABC, abstractmethod
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -174,6 +176,15 @@ def load_weights(backbone: Backbone, weights: str) -> None:
     _refuse(weights, name, "has more than that:", [key for key in state if key not in own])
     _refuse(weights, name, "has other shapes for", [key for key in needed if state[key].shape != own[key].shape])
     backbone.body.load_state_dict({key: state.get(key, own[key]) for key in own})
+
+
+def weights_identity(weights: str) -> str:
+    """What tells weights from others: the name, and of a file its sha256, for it may lie elsewhere another time."""
+    path = Path(weights)
+    if not path.is_file():
+        return weights
+    with path.open("rb") as file:
+        return f"{path.name}, sha256 {hashlib.file_digest(file, 'sha256').hexdigest()[:16]}"
 
 
 def _refuse(weights: str, name: str, trouble: str, keys: list[str]) -> None:

@@ -15,39 +15,22 @@ from hashfaiss.codes import check_bits
 from hashfaiss.encoder import choose_device
 from hashfaiss.errors import ArgumentError
 from hashfaiss.images import Fit, Preprocessing
-from hashfaiss.networks import NETWORKS
 from hashfaiss.networks.attention import PreConvolution, StatAxis
 from hashfaiss.networks.backbones import BACKBONES
 from hashfaiss.networks.dual_stream import Streams
 from hashfaiss.networks.hashing import Attention
 from hashfaiss.train.data import Augment
-from hashfaiss.train.methods import Shallow, SteppingMethod, build_method, method_class, method_defaults
-from hashfaiss.train.recipes import method_settings, scaled_lr_step
+from hashfaiss.train.methods import Method, Shallow, SteppingMethod, build_method, method_class, method_defaults
+from hashfaiss.train.recipes import COMMON, method_settings, with_changes
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+# Settings that mean nothing to a method that is fitted, or that takes its own steps.
+OPTIMISER_ONLY = {"optimiser", "momentum", "nesterov", "weight_decay", "backbone_rate"}
+TRAINED_ONLY = OPTIMISER_ONLY | {
+    *("network", "attention", "streams", "epochs", "learning_rate", "lr_step", "lr_factor", "evaluate_every"),
+}
 Optimiser = Literal["rmsprop", "sgd", "adam"]
 Select = Literal["validation", "on-queries"]
-
-# What a method's recipe leaves out.
-COMMON: dict[str, Any] = {
-    "network": "hash",
-    "backbone": "resnet18",
-    "attention": "none",
-    "streams": "both",
-    "fit": "crop",
-    "epochs": 150,
-    "optimiser": "rmsprop",
-    "learning_rate": 1e-5,
-    "momentum": 0.0,
-    "nesterov": False,
-    "weight_decay": 1e-5,
-    "backbone_rate": 1.0,
-    "lr_step": 50,
-    "lr_factor": 0.1,
-    "batch": 128,
-    "augment": "none",
-    "evaluate_every": 5,
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,40 +111,52 @@ class TrainOptions:
             ArgumentError: a setting outside what it may be; the message says what it may be.
         """
         kind = method_class(self.method)
-        recipe = {**COMMON, **method_settings(self.method)}
         given = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
-        self._check_network(recipe["network"])
-        values = given | {name: recipe[name] for name in COMMON if given[name] is None}
-        values["lr_step"] = self._lr_step(recipe, values["epochs"])
-        values["method_options"] = {**method_defaults(self.method), **recipe["options"], **self.method_options}
+        recipe = {**COMMON, **method_settings(self.method)}
+        self._check_idle(kind, recipe["network"])
+        chosen = with_changes(recipe, {name: given[name] for name in COMMON if given[name] is not None})
+        values = {**given, **{name: chosen[name] for name in COMMON}}
         if issubclass(kind, Shallow):
-            if values["augment"] != "none":
-                raise ArgumentError(
-                    f"augment is {self.augment!r}: {self.method} is fitted once, to the images as they are; give 'none'"
-                )
             values.update(network="features", attention="none", epochs=1, lr_step=1, evaluate_every=1)
         if self.validation is None:
             values["validation"] = 0.1 if self.select == "validation" else 0.0
+        _check(values)
         for name in ("images", "out", "labels", "weights", "queries", "database"):
             values[name] = None if values[name] is None else os.fspath(values[name])
-        _check(values)
-        build_method(self.method, torch.eye(2), values["bits"], values["method_options"])
+        values["method_options"] = {**method_defaults(self.method), **recipe["options"], **self.method_options}
+        with torch.random.fork_rng(devices=[]):
+            method = build_method(self.method, torch.eye(2), values["bits"], values["method_options"])
+        if isinstance(method, Method) and values["epochs"] < method.least_epochs:
+            raise ArgumentError(
+                f"epochs is {values['epochs']}: {self.method} needs {method.least_epochs} or more with these options"
+            )
         device = choose_device(self.device)
         values["device"] = str(device)
         if self.precision == "auto":
             values["precision"] = "float32" if issubclass(kind, SteppingMethod) else fastest_precision(device)
-        elif issubclass(kind, SteppingMethod) and self.precision != "float32":
-            raise ArgumentError(f"precision is {self.precision!r}: {self.method} trains in float32 only")
         return _with_size(Settings(**values))
 
-    def _lr_step(self, recipe: Mapping[str, Any], epochs: int) -> int:
-        """The recipe's drops, at the same shares of the training where it is shorter or longer."""
-        if self.lr_step is not None:
-            return self.lr_step
-        return scaled_lr_step(recipe["lr_step"], recipe["epochs"], epochs)
-
-    def _check_network(self, default: str) -> None:
-        """A setting of the network that is not trained would change nothing, and its user not know."""
+    def _check_idle(self, kind: type[Method] | type[Shallow], default: str) -> None:
+        """Refuse a setting that would change nothing, and its user not know."""
+        given = {item.name for item in dataclasses.fields(self) if getattr(self, item.name) is not None}
+        if issubclass(kind, Shallow):
+            for name in TRAINED_ONLY & given:
+                raise ArgumentError(
+                    f"{name}={getattr(self, name)!r} is a setting of networks that are trained, and {self.method!r} is "
+                    "fitted once on the features of one that stays as it is: leave it out"
+                )
+            if self.augment not in (None, "none"):
+                raise ArgumentError(
+                    f"augment is {self.augment!r}: {self.method} is fitted once, to the images as they are; give 'none'"
+                )
+        if issubclass(kind, SteppingMethod):
+            for name in OPTIMISER_ONLY & given:
+                raise ArgumentError(
+                    f"{name}={getattr(self, name)!r} is a setting of the trainer's optimiser, and {self.method!r} "
+                    "takes its own steps: leave it out, or see its options"
+                )
+            if self.precision not in ("auto", "float32"):
+                raise ArgumentError(f"precision is {self.precision!r}: {self.method} trains in float32 only")
         network = self.network or default
         for name, owner in (("attention", "hash"), ("streams", "dual-stream")):
             if getattr(self, name) is not None and network != owner:
@@ -240,11 +235,21 @@ def _with_size(settings: Settings) -> Settings:
 
 def _check(values: Mapping[str, Any]) -> None:
     check_bits(values["bits"])
+    for name in ("images", "out", "labels", "weights", "queries", "database"):
+        if not isinstance(values[name], (str, os.PathLike, type(None))):
+            raise ArgumentError(f"{name} is {values[name]!r}: give a path")
+    if not isinstance(values["method_options"], dict):
+        raise ArgumentError(f"method_options is {values['method_options']!r}: give names and values")
+    if not isinstance(values["nesterov"], bool):
+        raise ArgumentError(f"nesterov is {values['nesterov']!r}: give true or false")
+    shallow = issubclass(method_class(values["method"]), Shallow)
     choices: dict[str, Sequence[str]] = {
-        "network": list(NETWORKS),
+        "network": ["features"] if shallow else ["hash", "dual-stream"],
         "backbone": list(BACKBONES),
         "attention": get_args(Attention),
         "streams": get_args(Streams),
+        "stat_axis": get_args(StatAxis),
+        "pre_conv": get_args(PreConvolution),
         "augment": get_args(Augment),
         "optimiser": get_args(Optimiser),
         "select": get_args(Select),
@@ -253,11 +258,14 @@ def _check(values: Mapping[str, Any]) -> None:
     for name, names in choices.items():
         if values[name] not in names:
             raise ArgumentError(f"unknown {name} {values[name]!r}: give one of {', '.join(names)}")
-    for name, least in (("epochs", 1), ("batch", 2), ("evaluate_every", 1), ("lr_step", 1), ("seed", 0)):
-        value = values[name]
+    least_of = {"batch": 2, "seed": 0}
+    for name in ("epochs", "batch", "evaluate_every", "lr_step", "seed", "attention_width", "cutoff"):
+        value, least = values[name], least_of.get(name, 1)
+        if value is None and name in ("attention_width", "cutoff"):
+            continue
         if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**63:
             raise ArgumentError(f"{name} is {value!r}: give a whole number from {least} up")
-    for name in ("learning_rate", "lr_factor", "weight_decay", "momentum", "backbone_rate"):
+    for name in ("learning_rate", "lr_factor", "weight_decay", "momentum", "backbone_rate", "validation"):
         value = values[name]
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if not number or not 0 <= value < math.inf or (value == 0 and name in ("learning_rate", "lr_factor")):

@@ -17,15 +17,27 @@ from typing import Any
 
 from hashfaiss.errors import ArgumentError
 from hashfaiss.labels import labelled_images
-from hashfaiss.networks.backbones import BACKBONES
+from hashfaiss.networks.backbones import BACKBONES, weights_identity
 from hashfaiss.train.checks import check_training_set
-from hashfaiss.train.methods import Shallow, method_class
-from hashfaiss.train.options import COMMON, Settings, TrainOptions
+from hashfaiss.train.methods import Shallow, SteppingMethod, method_class
+from hashfaiss.train.options import OPTIMISER_ONLY, TRAINED_ONLY, Settings, TrainOptions
 from hashfaiss.train.protocols import OUR_FILES, Split
-from hashfaiss.train.recipes import load_recipe, method_settings, scaled_lr_step
+from hashfaiss.train.recipes import load_recipe, with_changes
 from hashfaiss.train.tables import Row, Table
 
 RESULT = "result.json"
+_RESULT_KEYS = {
+    "method",
+    "bits",
+    "seed",
+    "settings",
+    "split",
+    "training",
+    "retrieval",
+    "agreement",
+    "encode",
+    "history",
+}
 DIGEST = 8  # hexadecimal digits
 
 # Where things lie does not make two runs differ; what lies there is compared by sha256.
@@ -147,22 +159,19 @@ def lay_over(table: Table, row: Row, dataset: str | None, overrides: Mapping[str
             f"the rows of {table.name} differ in {name}, which is what it compares: leave {name}={overrides[name]!r} "
             "out"
         )
-    recipe: dict[str, Any] = {"method": row.method}
-    if dataset is not None:
-        recipe = dict(load_recipe(f"{row.method}-{dataset}").settings)
-    chosen = {**recipe, **table.settings, **row.settings}
-    base = {**COMMON, **method_settings(row.method), **chosen}
-    constants: list[dict[str, Any]] = [
-        layer.get("method_options", {}) for layer in (recipe, table.settings, row.settings)
-    ]
-    if "lr_step" in chosen:
-        chosen["lr_step"] = scaled_lr_step(base["lr_step"], base["epochs"], overrides.get("epochs"))
-    chosen |= overrides
-    chosen["method_options"] = {name: value for layer in constants for name, value in layer.items()}
-    if issubclass(method_class(row.method), Shallow):
-        chosen["augment"] = "none"  # fitted once, to the images as they are
+    recipe = load_recipe(f"{row.method}-{dataset}" if dataset else row.method).settings
+    chosen, constants = recipe, dict(recipe["method_options"])
+    for layer in (table.settings, row.settings, overrides):
+        chosen = with_changes(chosen, layer)
+        constants |= layer.get("method_options", {})
+    chosen["method_options"] = constants
+    kind = method_class(row.method)
+    idle = {Shallow: TRAINED_ONLY, SteppingMethod: OPTIMISER_ONLY}
+    for base, names in idle.items():
+        if issubclass(kind, base):
+            chosen = {name: value for name, value in chosen.items() if name not in names}
     if "weights" in overrides:
-        chosen["weights"] = weights_of(overrides["weights"], chosen.get("backbone") or base["backbone"])
+        chosen["weights"] = weights_of(overrides["weights"], chosen["backbone"])
     return chosen
 
 
@@ -179,20 +188,11 @@ def weights_of(asked: str, backbone: str) -> str:
 
 def _identity(settings: Settings, data: Data) -> dict[str, Any]:
     kept = {name: value for name, value in asdict(settings).items() if name not in _PLACES}
-    kept["weights"] = _weights_identity(settings.weights)
+    kept["weights"] = weights_identity(settings.weights)
     kept["cutoff"] = data.cutoff
     kept["split"] = data.split.facts["sha256"]
     identity: dict[str, Any] = json.loads(json.dumps(kept))
     return identity
-
-
-def _weights_identity(weights: str) -> str:
-    """The name, and for a file its sha256: it may lie elsewhere another time."""
-    path = Path(weights)
-    if not path.is_file():
-        return weights
-    with path.open("rb") as file:
-        return f"{path.name}, sha256 {hashlib.file_digest(file, 'sha256').hexdigest()[:16]}"
 
 
 def read_result(file: Path) -> dict[str, Any] | None:
@@ -203,6 +203,6 @@ def read_result(file: Path) -> dict[str, Any] | None:
         return None
     except (OSError, ValueError):
         found = None
-    if not isinstance(found, dict):
+    if not isinstance(found, dict) or not found.keys() >= _RESULT_KEYS:
         raise ArgumentError(f"{str(file)!r} cannot be read: delete it to make that run again")
     return found

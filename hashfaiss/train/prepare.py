@@ -11,9 +11,9 @@ from typing import Any
 
 from hashfaiss.errors import ArgumentError
 from hashfaiss.train.datasets import read_dataset, split_dataset
-from hashfaiss.train.options import COMMON, TrainOptions
+from hashfaiss.train.options import TrainOptions
 from hashfaiss.train.protocols import Split, leak_sentence
-from hashfaiss.train.recipes import Recipe, load_recipe, scaled_lr_step
+from hashfaiss.train.recipes import Recipe, load_recipe, with_changes
 from hashfaiss.train.records import training_folder
 
 
@@ -52,10 +52,8 @@ def prepare_training(
             "for: leave one of them out"
         )
     constants = {**base.settings.get("method_options", {}), **_constants(option)}
-    chosen = {**base.settings, **settings, "method_options": constants}
-    if "lr_step" in base.settings and "lr_step" not in settings:
-        own = {**COMMON, **base.settings}
-        chosen["lr_step"] = scaled_lr_step(own["lr_step"], own["epochs"], settings.get("epochs"))
+    changed = with_changes(base.settings, settings) if base.settings else settings
+    chosen = {**changed, "method_options": constants}
     model = Path(out or f"{chosen.get('method', 'dhida')}.pt")
     if (images is None) == (data is None):
         raise ArgumentError("give either --images, a folder to train on, or --recipe with --data, a data set")

@@ -59,10 +59,15 @@ class Clock:
         self.done += images
         self.trained += images
         now = time.monotonic()
-        self.images_per_second = self.done / max(now - self.epoch_started, 1e-9)
         if now - self.told >= REPORT_SECONDS and self.done < self.images:
             self.told = now
-            self._tell(float(loss_sum) / self.done)
+            loss = float(loss_sum) / self.done
+            self.stop()
+            self._tell(loss)
+
+    def stop(self) -> None:
+        """Take the time of the images so far; on a GPU, after something has waited for them."""
+        self.images_per_second = self.done / max(time.monotonic() - self.epoch_started, 1e-9)
 
     def finish_epoch(self, loss: float, validation_map: float | None) -> None:
         """The epoch is over and on disk; `validation_map` is None where it was not measured."""

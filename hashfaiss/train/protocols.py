@@ -269,13 +269,17 @@ def _stored_facts(file: Path) -> dict[str, Any]:
         return {}
     try:
         facts = json.loads(file.read_bytes())
-        if all(isinstance(facts["sha256"][name], str) for name in LISTS):
-            return dict(facts)
+        cutoff = facts.get("cutoff")
+        whole = cutoff is None or (isinstance(cutoff, int) and cutoff >= 1)
+        if whole and all(isinstance(facts["sha256"][name], str) for name in LISTS):
+            return {name: value for name, value in facts.items() if name != "files"}
     except OSError as error:
         raise LabelError(f"cannot read {str(file)!r}: {error.strerror}") from None
     except (LookupError, TypeError, ValueError, RecursionError):
         pass
-    raise LabelError(f"{str(file)!r} holds no sha256 of query, train and database: draw the split again")
+    raise LabelError(
+        f"{str(file)!r} is not as `hashfaiss split` writes it, with the sha256 of three lists: draw the split again"
+    )
 
 
 def _digest(file: Path) -> str:

@@ -27,7 +27,8 @@ class Epoch:
     Attributes:
         epoch: from 1.
         loss: mean over the epoch's images.
-        validation_map: leave-one-out tie-aware mAP of the validation images from 0 to 1, or None where not measured.
+        validation_map: tie-aware mAP from 0 to 1 that epochs are chosen by (see `Selection.score`), or None where it was
+            not measured.
         learning_rate: during the epoch.
         images_per_second: through training, without validation.
         seconds: since the start of the training, in all its sittings.

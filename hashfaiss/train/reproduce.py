@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hashfaiss.codes import check_bits
-from hashfaiss.errors import ArgumentError, HashfaissError, TrainingError
+from hashfaiss.errors import ArgumentError, DivergedError, HashfaissError, TrainingError
 from hashfaiss.train.datasets import read_dataset, split_dataset
 from hashfaiss.train.options import Select
 from hashfaiss.train.plans import RESULT, Data, Plan, plan_run, read_result
@@ -133,7 +133,12 @@ def _run(plan: Plan, title: str, book: _Book, display: Display) -> None:
         display.note(f"{title}: done before; {book.sentence(book.about(plan, result))}")
         return
     display.note(f"{title} ...")
-    result = carry_out(plan, book.data, book.facts, display)
+    try:
+        result = carry_out(plan, book.data, book.facts, display)
+    except DivergedError as error:  # it would again: the other rows are worth having
+        book.left_out.append((plan.name, str(error)))
+        display.note(f"left out: {plan.name}: {error}")
+        return
     if result is None:
         display.note(f"{title}: another process is at it, passed over")
         return

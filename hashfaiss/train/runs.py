@@ -8,7 +8,7 @@ import shutil
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from itertools import cycle, islice
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
+from torch import Tensor
 
 import hashfaiss
 from hashfaiss.encoder import Encoder
@@ -138,16 +139,16 @@ def encode_time(encoder: Encoder, paths: list[str]) -> dict[str, Any]:
 
     Reading, resizing and packing are not in it. The median of a few batches counts.
     """
-    batch = []
-    for path in paths[:TIMED_BATCH]:
-        try:
+    batch: list[Tensor] = []
+    for path in paths:
+        with suppress(ImageError):  # the evaluation has told of it
             batch.append(encoder.preprocessing.resize(decode_image(read_bytes(path), path)))
-        except ImageError:  # the evaluation has told of it
-            continue
+        if len(batch) == TIMED_BATCH:
+            break
     device = torch.device(encoder.device)
     images = torch.stack(list(islice(cycle(batch), TIMED_BATCH))).to(device)
     seconds = []
-    with torch.inference_mode():
+    with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
         inputs = encoder.preprocessing.normalise(images).contiguous(memory_format=torch.channels_last)
         for _ in range(WARM_UPS + TIMINGS):
             _wait(device)

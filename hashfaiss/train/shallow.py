@@ -53,6 +53,7 @@ def fit_shallow(settings: Settings, data: TrainingData, folder: Path, tell: Call
     clock = Clock(1, 0, tell)
     clock.start_epoch(1, len(data.training))
     features = _features(settings, backbone, data.training.images, clock)
+    clock.stop()
     network, arguments = _solve(settings, method, backbone, features)
     loss = _quantisation_error(network, features, settings.batch)
     encoder = Encoder(

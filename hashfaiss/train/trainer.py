@@ -19,10 +19,10 @@ from torch import Tensor
 
 from hashfaiss.codes import pack_tensor
 from hashfaiss.encoder import Encoder, LearnedCodes
-from hashfaiss.errors import ArgumentError, TrainingError
+from hashfaiss.errors import ArgumentError, DivergedError, ModelError, TrainingError
 from hashfaiss.labels import labelled_images
 from hashfaiss.networks import NETWORKS
-from hashfaiss.networks.backbones import load_weights
+from hashfaiss.networks.backbones import load_weights, weights_identity
 from hashfaiss.train.checks import check_training_set
 from hashfaiss.train.data import TrainingData, augment_batch, load_training_data
 from hashfaiss.train.methods import Method, Shallow, SteppingMethod, build_method, method_class
@@ -45,7 +45,7 @@ from hashfaiss.train.shallow import fit_shallow
 
 # A training may be continued with other values of these: they do not change what is learned, or the data's own
 # fingerprint is compared instead.
-FREE_SETTINGS = ("images", "labels", "out", "device")
+FREE_SETTINGS = ("images", "labels", "queries", "database", "out", "device")
 
 
 def train(
@@ -82,6 +82,11 @@ def train(
     with torch.random.fork_rng([device] if device.type == "cuda" else []):  # the caller's random numbers stay theirs
         torch.manual_seed(settings.seed)
         if issubclass(method_class(settings.method), Shallow):
+            if state is not None:
+                raise TrainingError(
+                    f"{str(folder)!r} holds a training of {state['settings']['method']!r}, which {settings.method} "
+                    "cannot continue: train without resume to give it up"
+                )
             data = _read_images(settings, tell)
             with _writing(folder):
                 return fit_shallow(settings, data, folder, tell)
@@ -181,8 +186,9 @@ class _Run:
         for indices in _batches(chosen, self.settings.batch, generator):
             total += self._step(indices, generator, learning_rate) * len(indices)
             clock.tick(len(indices), total)
+        loss = float(total) / len(chosen)  # waits for the device
+        clock.stop()
         self.method.end_epoch(number)
-        loss = float(total) / len(chosen)
         self._check_finite(number, loss)
         validation_map = None
         if number % self.settings.evaluate_every == 0 or number == self.settings.epochs:
@@ -269,7 +275,10 @@ class _Run:
             device=self.settings.device,
             learned=learned,
         )
-        score = self.selection.score(encoder)
+        try:
+            score = self.selection.score(encoder) if self.method.ready else None
+        except ModelError:  # finite weights, of such a size that their outputs are not
+            raise self._diverged(epoch) from None
         if score is None or self.best_map is None or score > self.best_map:
             self.best_epoch, self.best_map = epoch, score
             encoder.facts = {
@@ -285,13 +294,17 @@ class _Run:
     def _check_finite(self, epoch: int, loss: float) -> None:
         tensors = [tensor for tensor in self.network.state_dict().values() if tensor.is_floating_point()]
         if not math.isfinite(loss) or not all(bool(tensor.isfinite().all()) for tensor in tensors):
-            raise TrainingError(
-                f"the loss is no number any more in epoch {epoch} (learning rate {self._learning_rate(epoch):g}, "
-                f"{self.settings.precision}): lower the learning rate, or train in float32"
-            )
+            raise self._diverged(epoch)
+
+    def _diverged(self, epoch: int) -> DivergedError:
+        return DivergedError(
+            f"the loss is no number any more in epoch {epoch} (learning rate {self._learning_rate(epoch):g}, "
+            f"{self.settings.precision}): lower the learning rate, or train in float32"
+        )
 
     def _settings(self) -> dict[str, Any]:
         kept = {name: value for name, value in asdict(self.settings).items() if name not in FREE_SETTINGS}
+        kept["weights"] = weights_identity(self.settings.weights)
         return {**kept, "images and labels": self.data.fingerprint}
 
     def _state(self) -> dict[str, Any]:

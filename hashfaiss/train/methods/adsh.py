@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hashfaiss.train.methods.discrete import check_count, coordinate_descent
-from hashfaiss.train.methods.method import About, Memory, Method, check_weight, sign, similarity
+from hashfaiss.train.methods.discrete import coordinate_descent
+from hashfaiss.train.methods.method import About, Memory, Method, check_count, check_weight, sign, similarity
 
 ROWS = 256  # of images x N at a time
 
@@ -58,6 +58,7 @@ class ADSH(Method):
         super().__init__(labels, bits)
         self.gamma = check_weight("gamma", gamma)
         self.round_epochs = check_count("round_epochs", round_epochs)
+        self.least_epochs = self.round_epochs
         size = min(check_count("samples", samples), len(labels))
         self.memory = Memory(len(labels), bits)
         self.register_buffer("codes", torch.zeros(len(labels), bits))
@@ -89,9 +90,14 @@ class ADSH(Method):
             linear[self.sampled] += self.gamma * queries
             self.codes.copy_(coordinate_descent(self.codes, queries.T @ queries, linear))
 
+    @property
+    def ready(self) -> bool:
+        """Whether V is solved, at the end of the first round."""
+        return bool(self.codes.any())
+
     def database_codes(self) -> Tensor | None:
         """V (N, K), ±1; None before the first round's end, when it is not solved yet."""
-        return sign(self.codes) if self.codes.any() else None
+        return sign(self.codes) if self.ready else None
 
     def _targets(self, indices: Tensor) -> Tensor:
         """K S (n, N)."""

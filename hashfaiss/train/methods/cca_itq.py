@@ -6,9 +6,8 @@ import torch
 from torch import Tensor
 
 from hashfaiss.errors import ArgumentError
-from hashfaiss.train.methods.discrete import check_count
-from hashfaiss.train.methods.itq import find_rotation, mean_and_covariance, project
-from hashfaiss.train.methods.method import About, Shallow, check_weight
+from hashfaiss.train.methods.method import About, Shallow, check_count, check_weight
+from hashfaiss.train.methods.rotation import find_rotation, mean_and_covariance, project
 
 
 class CCAITQ(Shallow):
@@ -55,9 +54,9 @@ class CCAITQ(Shallow):
             ArgumentError: K is above it.
         """
         images, classes = labels.shape
-        counts = labels.double()
-        # N² times the covariance: whole numbers, so that its rank is not in doubt
-        scatter = images * counts.T @ counts - torch.outer(counts.sum(dim=0), counts.sum(dim=0))
+        # N² times the covariance: whole numbers, exact up to 16 million images, so that its rank is not in doubt
+        together, counts = (labels.T @ labels).double(), labels.sum(dim=0, dtype=torch.float64)
+        scatter = images * together - torch.outer(counts, counts)
         rank = int(torch.linalg.matrix_rank(scatter, hermitian=True))
         if bits > rank:
             raise ArgumentError(
@@ -75,7 +74,7 @@ class CCAITQ(Shallow):
         dim = features.shape[1]
         if self.bits > dim:
             raise ArgumentError(f"bits is {self.bits}, but the features are {dim} numbers: give {dim} bits or fewer")
-        mean, covariance = mean_and_covariance(torch.cat([features, self.labels.to(features)], dim=1))
+        mean, covariance = mean_and_covariance(features, self.labels)
         covariance.diagonal().add_(self.rho)
         directions = canonical_directions(covariance, dim)[:, : self.bits]
         mean = mean[:dim]

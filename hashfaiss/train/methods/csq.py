@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits, softplus
+from torch.nn.functional import binary_cross_entropy_with_logits
 
 from hashfaiss.errors import ArgumentError
-from hashfaiss.train.methods.method import About, Method, check_choice, check_weight, sign
+from hashfaiss.train.methods.method import About, Method, check_choice, check_weight, log_cosh, sign
 
 Quantiser = Literal["square", "log-cosh"]
 
@@ -27,9 +26,13 @@ class CSQ(Method):
     classes' centres; where the sum is 0, and for images without a label, it has the bits of one random vector, which
     is the same for all.
 
+    u comes from one linear layer, as in popular code; in the published one it comes from three, with ReLU and dropout
+    between them.
+
     Args:
         labels, bits: as for `Method`; bits must be a power of two.
-        quantisation: lambda. The published code has 0.001 on AlexNet (0.0001 at 64 bits) and 0.05 on ResNet.
+        quantisation: lambda. None is the published code's on AlexNet: 0.001, and 0.0001 from 64 bits up. On ResNet
+            it has 0.05.
         quantiser: "log-cosh" is the paper's mean log cosh(|h| - 1), "square" what its published code computes.
 
     Attributes:
@@ -50,10 +53,13 @@ class CSQ(Method):
     centres: Tensor
     tie: Tensor
 
-    def __init__(self, labels: Tensor, bits: int, quantisation: float = 0.001, quantiser: Quantiser = "square") -> None:
+    def __init__(
+        self, labels: Tensor, bits: int, quantisation: float | None = None, quantiser: Quantiser = "square"
+    ) -> None:
         super().__init__(labels, bits)
         self.check(labels, bits)
-        self.quantisation = check_weight("quantisation", quantisation)
+        by_bits = 0.001 if bits < 64 else 0.0001
+        self.quantisation = by_bits if quantisation is None else check_weight("quantisation", quantisation)
         check_choice("quantiser", quantiser, get_args(Quantiser))
         self.log_cosh = quantiser == "log-cosh"
         generator = torch.Generator().manual_seed(SEED)
@@ -76,11 +82,8 @@ class CSQ(Method):
         # (tanh(u) + 1) / 2 is the sigmoid of 2u, whose cross entropy has a stable form
         central = binary_cross_entropy_with_logits(2 * outputs, (centres + 1) / 2)
         excess = outputs.tanh().abs() - 1
-        if self.log_cosh:
-            quantisation = (excess.abs() + softplus(-2 * excess.abs()) - math.log(2)).mean()
-        else:
-            quantisation = excess.square().mean()
-        return central + self.quantisation * quantisation
+        quantisation = log_cosh(excess) if self.log_cosh else excess.square()
+        return central + self.quantisation * quantisation.mean()
 
 
 def hash_centres(classes: int, bits: int, generator: torch.Generator) -> Tensor:

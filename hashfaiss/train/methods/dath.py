@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from hashfaiss.train.methods.dtsh import triplet_likelihood
 from hashfaiss.train.methods.method import About, Method, check_choice, check_weight, similarity
+from hashfaiss.train.methods.triplets import triplet_likelihood
 
 Classification = Literal["softmax", "sigmoid"]
 Reduction = Literal["mean", "sum"]

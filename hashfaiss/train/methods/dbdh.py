@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import get_args
 
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from hashfaiss.train.methods.method import About, Memory, Method, check_choice, check_weight, sign, similarity
-
-BalanceAxis = Literal["bit", "sample"]
+from hashfaiss.train.methods.pairs import BalanceAxis, balance, partners
 
 
 class DBDH(Method):
@@ -72,14 +71,7 @@ class DBDH(Method):
         if self.ste:  # the value of the sign, exactly, and the gradient of the clamp
             activated = sign(outputs) + (activated - activated.detach())
         labels = self.labels[indices]
-        others, other_labels = activated, labels
-        if self.memory is not None:
-            others, other_labels = self.memory.remember(indices, activated), self.labels
+        others, other_labels = partners(self.memory, activated, self.labels, indices)
         theta = activated @ others.T / 2
         likelihood = binary_cross_entropy_with_logits(theta, similarity(labels, other_labels))
-        return likelihood + self.alpha * self._balance(activated)
-
-    def _balance(self, activated: Tensor) -> Tensor:
-        if self.balance_axis == "bit":
-            return activated.mean(dim=0).abs().pow(self.power).sum()
-        return activated.mean(dim=1).abs().pow(self.power).mean()
+        return likelihood + self.alpha * balance(activated, self.balance_axis, self.power)

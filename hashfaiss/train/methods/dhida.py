@@ -8,9 +8,9 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from hashfaiss.train.methods.method import About, Memory, Method, check_choice, check_weight, similarity
+from hashfaiss.train.methods.pairs import BalanceAxis, balance, partners
 
 Activation = Literal["piecewise", "none"]
-BalanceAxis = Literal["bit", "sample"]
 Reduction = Literal["mean", "sum"]
 
 
@@ -70,17 +70,9 @@ class DHIDA(Method):
         """Raw outputs u (n, K) of the training images `indices` (n,) → the loss, a scalar."""
         activated = outputs.clamp(-1, 1) if self.piecewise else outputs
         labels = self.labels[indices]
-        others, other_labels = activated, labels
-        if self.memory is not None:
-            others, other_labels = self.memory.remember(indices, activated), self.labels
+        others, other_labels = partners(self.memory, activated, self.labels, indices)
         theta = activated @ others.T / 2
         # softplus(theta) - s * theta, in its stable form
         similar = similarity(labels, other_labels)
         likelihood = binary_cross_entropy_with_logits(theta, similar, reduction=self.reduction)
-        return likelihood + self.gamma * self._balance(activated)
-
-    def _balance(self, activated: Tensor) -> Tensor:
-        if self.balance_axis == "bit":
-            return activated.mean(dim=0).square().sum()
-        squares = activated.mean(dim=1).square()
-        return squares.mean() if self.reduction == "mean" else squares.sum()
+        return likelihood + self.gamma * balance(activated, self.balance_axis, reduction=self.reduction)

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from typing import Literal, get_args
 
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits, softplus
+from torch.nn.functional import binary_cross_entropy_with_logits
 
-from hashfaiss.train.methods.method import About, Memory, Method, check_choice, check_weight, similarity
+from hashfaiss.train.methods.method import About, Memory, Method, check_choice, check_weight, log_cosh, similarity
+from hashfaiss.train.methods.pairs import partners
 
 Activation = Literal["tanh", "none"]
-
-
-def log_cosh(values: Tensor) -> Tensor:
-    """log(cosh(x)) of each element, finite where cosh(x) is not."""
-    magnitudes = values.abs()
-    return magnitudes + softplus(-2 * magnitudes) - math.log(2)
 
 
 class DHN(Method):
@@ -69,9 +63,7 @@ class DHN(Method):
         """Raw outputs u (n, K) of the training images `indices` (n,) → the loss, a scalar."""
         activated = outputs.tanh() if self.tanh else outputs
         labels = self.labels[indices]
-        others, other_labels = activated, labels
-        if self.memory is not None:
-            others, other_labels = self.memory.remember(indices, activated), self.labels
+        others, other_labels = partners(self.memory, activated, self.labels, indices)
         theta = self.factor * activated @ others.T
         likelihood = binary_cross_entropy_with_logits(theta, similarity(labels, other_labels))
         return likelihood + self.quantisation * log_cosh(activated.abs() - 1).mean()

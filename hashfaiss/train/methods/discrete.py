@@ -10,7 +10,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hashfaiss.errors import ArgumentError
 from hashfaiss.train.methods.method import sign
 
 
@@ -32,10 +31,3 @@ def coordinate_descent(codes: Tensor, coupling: Tensor, linear: Tensor) -> Tenso
     for column in range(codes.shape[1]):
         codes[:, column] = sign(linear[:, column] - codes @ others[:, column])
     return codes
-
-
-def check_count(name: str, value: int) -> int:
-    """Return a number of steps or of images, or raise ArgumentError where it is not a whole number from 1 up."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ArgumentError(f"{name} is {value!r}: give a whole number from 1 up")
-    return value

@@ -8,8 +8,17 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from hashfaiss.train.methods.discrete import check_count, coordinate_descent
-from hashfaiss.train.methods.method import About, Memory, Method, check_choice, check_weight, sign, similarity
+from hashfaiss.train.methods.discrete import coordinate_descent
+from hashfaiss.train.methods.method import (
+    About,
+    Memory,
+    Method,
+    check_choice,
+    check_count,
+    check_weight,
+    sign,
+    similarity,
+)
 
 Activation = Literal["tanh", "none"]
 

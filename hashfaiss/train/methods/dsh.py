@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from hashfaiss.train.methods.method import About, Memory, Method, check_choice, check_weight, similarity
+from hashfaiss.train.methods.pairs import partners
 
 
 class DSH(Method):
@@ -50,13 +51,11 @@ class DSH(Method):
         return self._contrast(outputs, indices) + self.alpha * regulariser
 
     def _contrast(self, outputs: Tensor, indices: Tensor) -> Tensor:
-        labels = self.labels[indices]
+        others, other_labels = partners(self.memory, outputs, self.labels, indices)
+        pairs = self._pairs(outputs, others, similarity(self.labels[indices], other_labels))
         if self.memory is None:
-            pairs = self._pairs(outputs, outputs, similarity(labels, labels)).triu(diagonal=1)
-            return pairs.sum() / max(1, len(labels) * (len(labels) - 1))
-        others = self.memory.remember(indices, outputs)
-        pairs = self._pairs(outputs, others, similarity(labels, self.labels)) * self.memory.seen
-        return pairs.sum() / (len(labels) * self.memory.seen.sum())
+            return pairs.triu(diagonal=1).sum() / max(1, len(pairs) * (len(pairs) - 1))
+        return (pairs * self.memory.seen).sum() / (len(pairs) * self.memory.seen.sum())
 
     def _pairs(self, outputs: Tensor, others: Tensor, similar: Tensor) -> Tensor:
         squares, other_squares = outputs.square().sum(dim=1, keepdim=True), others.square().sum(dim=1)

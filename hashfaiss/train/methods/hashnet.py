@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from hashfaiss.train.methods.method import About, Memory, Method, check_choice, check_weight, similarity
+from hashfaiss.train.methods.pairs import partners
 
 Continuation = Literal["batches", "epochs", "none"]
 GROWTH, BATCHES_A_STAGE = 0.005, 200  # of the official solvers
@@ -22,7 +23,11 @@ class HashNet(Method):
     c_ij |S| / |S1| where similar, c_ij the labels they share over the labels either has, and |S| / |S0| where not: each
     kind counts as a whole, and one that a batch lacks adds nothing. An image and itself are no pair.
 
-    After t batches beta is sqrt(1 + 0.005 t), renewed every 200 batches; batches outside training mode do not count.
+    In batch t = 1, 2, ... beta is sqrt(1 + 0.005 t), t rounded down to a multiple of 200 (the 200th is the first with
+    another beta, as in the official code); batches outside training mode do not count.
+
+    i and j are all pairs of one batch. The official code takes i from one and j from another, each of 36 images drawn
+    by itself: 1,296 pairs, where a batch of 72 has 5,112.
 
     Popular code, which DHIDA compares with, is HashNet(..., alpha=0.1, continuous_similarity=False,
     continuation="epochs", memory=True); the official code is HashNet(..., positive_weight=100), with 5 on NUS-WIDE and
@@ -79,7 +84,7 @@ class HashNet(Method):
         self.epoch.fill_(epoch)
 
     def beta(self) -> Tensor:
-        """The slope of tanh for the next batch, a scalar."""
+        """The slope of tanh in the last batch, a scalar."""
         if self.continuation == "batches":
             return (1 + GROWTH * (self.batches // BATCHES_A_STAGE * BATCHES_A_STAGE)).sqrt()
         if self.continuation == "epochs":
@@ -88,13 +93,11 @@ class HashNet(Method):
 
     def forward(self, outputs: Tensor, indices: Tensor) -> Tensor:
         """Raw outputs u (n, K) of the training images `indices` (n,) → the loss, a scalar."""
-        activated = (self.beta().to(outputs.dtype) * outputs).tanh()
         if self.training:
             self.batches += 1
+        activated = (self.beta().to(outputs.dtype) * outputs).tanh()
         labels = self.labels[indices]
-        others, other_labels = activated, labels
-        if self.memory is not None:
-            others, other_labels = self.memory.remember(indices, activated), self.labels
+        others, other_labels = partners(self.memory, activated, self.labels, indices)
         theta = self.alpha * activated @ others.T
         similar = similarity(labels, other_labels)
         pairs = torch.ones_like(theta)

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, normalize, softsign
 
 from hashfaiss.train.methods.method import About, Memory, Method, check_choice, check_weight
+from hashfaiss.train.methods.pairs import partners
 
 Variant = Literal["official", "popular"]
 HARD = 0.01  # a similarity this near to 0 or 1 counts as certain
@@ -67,9 +68,7 @@ class IDHN(Method):
         """Raw outputs u (n, K) of the training images `indices` (n,) → the loss, a scalar."""
         activated = softsign(outputs)
         labels = self.labels[indices]
-        others, other_labels = activated, labels
-        if self.memory is not None:
-            others, other_labels = self.memory.remember(indices, activated), self.labels
+        others, other_labels = partners(self.memory, activated, self.labels, indices)
         similar = (normalize(labels) @ normalize(other_labels).T).clamp(max=1)
         products = activated @ others.T
         if self.variant == "official":

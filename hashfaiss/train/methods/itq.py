@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import scipy.linalg
 import torch
 from torch import Tensor
 
 from hashfaiss.errors import ArgumentError
-from hashfaiss.train.methods.discrete import check_count
-from hashfaiss.train.methods.method import About, Shallow, sign
+from hashfaiss.train.methods.method import About, Shallow, check_count
+from hashfaiss.train.methods.rotation import find_rotation, mean_and_covariance, project
 
-BLOCK = 4096  # images turned to float64 at a time
 # Directions with less than this share of the largest variance are rounding of float32 features.
 LEAST_VARIANCE = 1e-12
 
@@ -24,7 +21,7 @@ class ITQ(Shallow):
     orthogonal Procrustes problem (Gong & Lazebnik, section 2.2). Neither step increases the error.
 
     FAISS has an ITQMatrix, but it is not ITQ (1.15.1): it updates R with one transposition too many, so that the error
-    rises as often as it falls.
+    stays near its start.
 
     Args:
         labels, bits: as for `Shallow`; the labels are not used.
@@ -66,34 +63,3 @@ class ITQ(Shallow):
             )
         rotation = find_rotation(project(features, mean, principal), self.iterations, generator)
         return {"mean": mean, "projection": principal @ rotation}
-
-
-def mean_and_covariance(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Features (N, d) → mean (d,) and covariance (d, d) over N - 1, float64."""
-    n, dim = features.shape
-    mean = features.mean(dim=0, dtype=torch.float64)
-    covariance = torch.zeros(dim, dim, dtype=torch.float64)
-    for centred in _centred(features, mean):
-        covariance.addmm_(centred.T, centred)
-    return mean, covariance / (n - 1)
-
-
-def project(features: Tensor, mean: Tensor, directions: Tensor) -> Tensor:
-    """(x - mean) directions: features (N, d), mean (d,), directions (d, K) → (N, K) float64."""
-    return torch.cat([centred @ directions for centred in _centred(features, mean)])
-
-
-def find_rotation(projected: Tensor, iterations: int, generator: torch.Generator) -> Tensor:
-    """The rotation R (K, K) that ITQ finds for V = `projected` (N, K), from a random one."""
-    bits = projected.shape[1]
-    noise = torch.randn(bits, bits, generator=generator, dtype=projected.dtype)
-    rotation: Tensor = torch.linalg.svd(noise)[0]
-    for _ in range(iterations):
-        left, _, right = torch.linalg.svd(sign(projected @ rotation).T @ projected)
-        rotation = (left @ right).T
-    return rotation
-
-
-def _centred(features: Tensor, mean: Tensor) -> Iterator[Tensor]:
-    for block in torch.split(features, BLOCK):
-        yield block.double() - mean

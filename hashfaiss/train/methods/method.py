@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import softplus
 
 from hashfaiss.errors import ArgumentError
 
@@ -33,6 +35,9 @@ class About:
     loss: str
 
 
+BLOCK = 4096  # features that shallow methods turn to float64 at a time
+
+
 class Described:
     """What deep and shallow methods have in common: they say who they are, and which K they allow."""
 
@@ -56,9 +61,11 @@ class Method(Described, nn.Module, ABC):
 
     Attributes:
         labels, bits: as given.
+        least_epochs: fewer make no sense.
     """
 
     labels: Tensor
+    least_epochs = 1
 
     def __init__(self, labels: Tensor, bits: int) -> None:
         super().__init__()
@@ -81,6 +88,11 @@ class Method(Described, nn.Module, ABC):
 
     def end_epoch(self, epoch: int) -> None:
         """Called after the last batch of an epoch, before it is validated."""
+
+    @property
+    def ready(self) -> bool:
+        """False while what it learns beside the network is not there yet, and a model of it would be half of one."""
+        return True
 
     def database_codes(self) -> Tensor | None:
         """Codes ±1 (N, K) of the training images where the method learns them directly (ADSH), else None."""
@@ -146,11 +158,24 @@ def sign(values: Tensor) -> Tensor:
     return torch.where(values >= 0, 1.0, -1.0).to(values.dtype)
 
 
+def log_cosh(values: Tensor) -> Tensor:
+    """log(cosh(x)) of each element, finite where cosh(x) is not."""
+    magnitudes = values.abs()
+    return magnitudes + softplus(-2 * magnitudes) - math.log(2)
+
+
 def check_weight(name: str, value: float) -> float:
     """Return a loss's weight, or raise ArgumentError where it is not a finite number from 0 up."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
         raise ArgumentError(f"{name} is {value!r}: give a number from 0 up")
     return float(value)
+
+
+def check_count(name: str, value: int) -> int:
+    """Return a number of steps or of images, or raise ArgumentError where it is not a whole number from 1 up."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ArgumentError(f"{name} is {value!r}: give a whole number from 1 up")
+    return value
 
 
 def check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:

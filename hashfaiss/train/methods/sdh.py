@@ -8,9 +8,8 @@ from torch.nn.functional import normalize
 
 from hashfaiss.errors import ArgumentError
 from hashfaiss.networks.features import kernel_features
-from hashfaiss.train.methods.discrete import check_count, coordinate_descent
-from hashfaiss.train.methods.itq import BLOCK
-from hashfaiss.train.methods.method import About, Shallow, check_weight, sign
+from hashfaiss.train.methods.discrete import coordinate_descent
+from hashfaiss.train.methods.method import BLOCK, About, Shallow, check_count, check_weight, sign
 
 
 class SDH(Shallow):
@@ -73,16 +72,16 @@ class SDH(Shallow):
         images = len(features)
         chosen = torch.randperm(images, generator=generator)[: self.anchors]
         anchors = normalize(features[chosen].double(), dim=1)
-        phi = torch.cat(
-            [kernel_features(block.double(), anchors, self.sigma) for block in torch.split(features, BLOCK)]
-        )
+        phi = torch.empty(images, len(anchors) + 1, dtype=torch.float64)  # 400 MB of 50,000 images, so only once
+        for rows, block in zip(torch.split(phi, BLOCK), torch.split(features, BLOCK), strict=True):
+            rows.copy_(kernel_features(block.double(), anchors, self.sigma))
         root = torch.linalg.cholesky(_ridged(phi.T @ phi, self.ridge))
         labels = self.labels.double()
         codes = sign(torch.randn(images, self.bits, generator=generator, dtype=torch.float64))
         weights = self._classify(codes, labels)
         projection = torch.cholesky_solve(phi.T @ codes, root)
         for _ in range(self.iterations):
-            linear = self.nu * phi @ projection + labels @ weights.T
+            linear = self.nu * (phi @ projection) + labels @ weights.T
             codes = _descend(codes, weights @ weights.T, linear, self.sweeps)
             weights = self._classify(codes, labels)
             projection = torch.cholesky_solve(phi.T @ codes, root)

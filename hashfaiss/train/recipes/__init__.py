@@ -3,7 +3,8 @@
 `methods/<method>.toml` holds a method's defaults as its paper gives them: keys are fields of `TrainOptions`, a table
 `[options]` holds arguments of the method's class, and a table named like a data set holds what differs there.
 `datasets.toml` holds, by data set, the protocol and the preprocessing. The recipe `dhida-cifar10` is the three of them
-laid over each other; a file of one's own in the same form is a recipe too.
+laid over each other; `dhida` is the method's own. A file of one's own is a recipe too: `method`, perhaps `dataset`, and
+what differs from their recipe.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import math
 import os
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
@@ -18,6 +20,27 @@ from pathlib import Path
 from typing import Any
 
 from hashfaiss.errors import ArgumentError
+
+# What a method's recipe leaves out.
+COMMON: dict[str, Any] = {
+    "network": "hash",
+    "backbone": "resnet18",
+    "attention": "none",
+    "streams": "both",
+    "fit": "crop",
+    "epochs": 150,
+    "optimiser": "rmsprop",
+    "learning_rate": 1e-5,
+    "momentum": 0.0,
+    "nesterov": False,
+    "weight_decay": 1e-5,
+    "backbone_rate": 1.0,
+    "lr_step": 50,
+    "lr_factor": 0.1,
+    "batch": 128,
+    "augment": "none",
+    "evaluate_every": 5,
+}
 
 
 @dataclass(frozen=True)
@@ -37,7 +60,7 @@ class Recipe:
 
 
 def load_recipe(name: str | os.PathLike[str]) -> Recipe:
-    """Read the recipe `<method>-<data set>`, or a TOML file.
+    """Read the recipe `<method>-<data set>` or `<method>`, or a TOML file.
 
     Raises:
         ArgumentError: no such recipe, or a file that is not one.
@@ -45,6 +68,8 @@ def load_recipe(name: str | os.PathLike[str]) -> Recipe:
     text = os.fspath(name)
     if text.endswith(".toml"):
         return _from_file(Path(text))
+    if text in recipe_methods():
+        return _compose(text, text, None, {})
     method, _, dataset = text.rpartition("-")
     if method not in recipe_methods() or dataset not in recipe_datasets():
         raise ArgumentError(
@@ -61,9 +86,20 @@ def method_settings(method: str, dataset: str | None = None) -> dict[str, Any]:
     return _lay_over(_lay_over(settings, {"options": table.get("options", {})}), table.get(dataset or "", {}))
 
 
-def scaled_lr_step(lr_step: int, recipe_epochs: int, epochs: object) -> int:
-    """A recipe's drops of the learning rate at the same shares of a training of `epochs`; None is the recipe's own."""
-    return math.ceil(lr_step * epochs / recipe_epochs) if isinstance(epochs, int) else lr_step
+def with_changes(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """`settings` with `changes` laid over them.
+
+    Where only the epochs change, the drops of the learning rate stay at the same shares of the training; steps of less
+    than an epoch become one epoch of so much more of a drop.
+    """
+    changed = {**settings, **changes}
+    if isinstance(changes.get("epochs"), int) and "lr_step" not in changes:
+        before = {**COMMON, **settings}
+        step = before["lr_step"] * changes["epochs"] / before["epochs"]
+        changed["lr_step"] = max(1, math.ceil(step))
+        if 0 < step < 1 and "lr_factor" not in changes:
+            changed["lr_factor"] = before["lr_factor"] ** (1 / step)
+    return changed
 
 
 @cache
@@ -82,10 +118,8 @@ def _compose(name: str, method: str, dataset: str | None, own: dict[str, Any]) -
     common = dict(_table("datasets.toml").get(dataset or "", {}))
     protocol = own.pop("protocol", common.pop("protocol", None))
     recipe = _lay_over(common, method_settings(method, dataset))
-    settings = _lay_over(recipe, own)
-    if "lr_step" in recipe and "lr_step" not in own:
-        settings["lr_step"] = scaled_lr_step(recipe["lr_step"], recipe["epochs"], own.get("epochs"))
-    settings["method_options"] = settings.pop("options", {})
+    options = {**recipe.pop("options"), **own.pop("options", {})}
+    settings = {**with_changes(recipe, own), "method_options": options}
     return Recipe(name, {**settings, "method": method}, dataset, protocol)
 
 
@@ -113,7 +147,7 @@ def _from_file(path: Path) -> Recipe:
 def _lay_over(lower: dict[str, Any], upper: dict[str, Any]) -> dict[str, Any]:
     """`upper`'s values where both have one; the tables `options` are joined."""
     options = {**lower.get("options", {}), **upper.get("options", {})}
-    return {**lower, **upper, "options": options}
+    return {**with_changes(lower, upper), "options": options}
 
 
 @cache
