@@ -277,9 +277,7 @@ def _stored_facts(file: Path) -> dict[str, Any]:
         raise LabelError(f"cannot read {str(file)!r}: {error.strerror}") from None
     except (LookupError, TypeError, ValueError, RecursionError):
         pass
-    raise LabelError(
-        f"{str(file)!r} is not as `hashfaiss split` writes it, with the sha256 of three lists: draw the split again"
-    )
+    raise LabelError(f"{str(file)!r} is not as `hashfaiss split` writes it, with three sha256: draw the split again")
 
 
 def _digest(file: Path) -> str:

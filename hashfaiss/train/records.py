@@ -27,8 +27,8 @@ class Epoch:
     Attributes:
         epoch: from 1.
         loss: mean over the epoch's images.
-        validation_map: tie-aware mAP from 0 to 1 that epochs are chosen by (see `Selection.score`), or None where it was
-            not measured.
+        validation_map: tie-aware mAP from 0 to 1 that epochs are chosen by (see `Selection.score`), or None where not
+            measured.
         learning_rate: during the epoch.
         images_per_second: through training, without validation.
         seconds: since the start of the training, in all its sittings.
