@@ -109,6 +109,15 @@ def test_ties_of_several_labels_take_the_random_vector() -> None:
             assert method(turned * 50, torch.arange(3)).item() > 1
 
 
+@pytest.mark.parametrize(("bits", "expected"), [(16, 0.001), (32, 0.001), (64, 0.0001), (128, 0.0001)])
+def test_quantisation_follows_the_bits(bits: int, expected: float) -> None:
+    y, u = torch.eye(2), torch.zeros(2, bits)
+    assert CSQ(y, bits).quantisation == expected
+    # h = 0: the cross entropy is log 2, (|h| - 1)² is 1
+    assert CSQ(y, bits)(u, torch.arange(2)).item() == pytest.approx(math.log(2) + expected, rel=1e-6)
+    assert CSQ(y, bits, 0.05)(u, torch.arange(2)).item() == pytest.approx(math.log(2) + 0.05)
+
+
 @pytest.mark.parametrize("bits", [48, 3, 100])
 def test_csq_needs_a_power_of_two(bits: int) -> None:
     with pytest.raises(ArgumentError, match=f"power of two, and bits is {bits}: give "):

@@ -196,6 +196,13 @@ def test_gah_attention_learns_by_adam() -> None:
     assert all(parameter.grad is None for parameter in [*method.parameters(), *network.parameters()])
 
 
+@pytest.mark.parametrize(("bits", "expected"), [(16, 0.08), (32, 0.08), (48, 0.05), (64, 0.05)])
+def test_gah_attention_rate_follows_the_bits(bits: int, expected: float) -> None:
+    method = GAH(torch.eye(2), bits)
+    assert [group["lr"] for group in method.adam.param_groups] == [expected]
+    assert GAH(torch.eye(2), bits, attention_rate=0.1).adam.param_groups[0]["lr"] == 0.1
+
+
 def test_a_gah_step_changes_batch_statistics_and_random_numbers_once() -> None:
     network, method, inputs, indices = tiny()
     other = copy.deepcopy(network)

@@ -8,9 +8,11 @@ import torch
 from feature_sets import Array, clusters, generator, mean_precision, outputs, several_labels, signs
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from live_memory import LiveMemory
 from sklearn.cross_decomposition import CCA
 
 from hashfaiss.errors import ArgumentError
+from hashfaiss.train.methods import rotation
 from hashfaiss.train.methods.cca_itq import CCAITQ, canonical_directions
 from hashfaiss.train.methods.itq import ITQ
 from hashfaiss.train.methods.lsh import LSH
@@ -211,7 +213,9 @@ def test_cca_itq_refuses_bits_beyond_the_rank_of_the_labels() -> None:
     with pytest.raises(ArgumentError, match="have 2 independent"):
         CCAITQ.check(everywhere, 3)
     many = torch.eye(100).repeat(500, 1)  # as large as ImageNet-100's training set
-    CCAITQ.check(many, 99)
+    with LiveMemory() as live:
+        CCAITQ.check(many, 99)
+    assert live.peak < many.nbytes / 10
     with pytest.raises(ArgumentError, match="have 99 independent"):
         CCAITQ.check(many, 100)
 
@@ -223,6 +227,14 @@ def test_cca_itq_refuses_bits_beyond_the_features_and_rho_of_0() -> None:
         CCAITQ(torch.eye(2), 1, rho=0)
     with pytest.raises(ArgumentError, match="rho is -1"):
         CCAITQ(torch.eye(2), 1, rho=-1)
+
+
+def test_cca_itq_takes_no_copy_of_the_features(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rotation, "BLOCK", 64)
+    features, labels = clusters(5000, 100, 5, seed=15)
+    with LiveMemory() as live:
+        CCAITQ(labels, 4).fit(features, generator())
+    assert live.peak < features.nbytes
 
 
 def test_cca_itq_is_solved_with_fewer_images_than_features() -> None:

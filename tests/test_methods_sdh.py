@@ -8,12 +8,13 @@ import torch
 from feature_sets import clusters, generator, mean_precision, several_labels, signs
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from live_memory import LiveMemory
 from sklearn.metrics.pairwise import rbf_kernel
 from torch import Tensor
 
 from hashfaiss.errors import ArgumentError
 from hashfaiss.networks.features import kernel_features
-from hashfaiss.train.methods import build_method
+from hashfaiss.train.methods import build_method, sdh
 from hashfaiss.train.methods.sdh import SDH
 
 
@@ -105,6 +106,15 @@ def test_sdh_ignores_the_length_of_features_and_bears_zeros() -> None:
     assert all(torch.isfinite(one[name]).all() for name in one)
     torch.testing.assert_close(one["anchors"], two["anchors"])
     torch.testing.assert_close(one["projection"], two["projection"], rtol=1e-3, atol=1e-3)
+
+
+def test_sdh_holds_the_kernel_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At 50,000 images and 1,000 anchors it is 400 MB."""
+    monkeypatch.setattr(sdh, "BLOCK", 64)
+    features, labels = clusters(2000, 10, 3, seed=14)
+    with LiveMemory() as live:
+        SDH(labels, 4, anchors=300, iterations=2).fit(features, generator())
+    assert live.peak < 1.6 * 2000 * 301 * 8
 
 
 @pytest.mark.parametrize("name", ["regularisation", "ridge", "sigma", "anchors", "iterations", "sweeps"])

@@ -1,4 +1,4 @@
-"""DTSH and DATH, against plain loops over the equations."""
+"""DTSH within batches, and DATH, against plain loops over the equations."""
 
 from __future__ import annotations
 
@@ -10,11 +10,16 @@ import torch
 from batches import Rows, images
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from live_memory import LiveMemory
 
 from hashfaiss.errors import ArgumentError
-from hashfaiss.train.methods import build_method
+from hashfaiss.train.methods import build_method, triplets
 from hashfaiss.train.methods.dath import DATH, log_complement
 from hashfaiss.train.methods.dtsh import DTSH
+
+
+def in_batch(*arguments: Any, **options: Any) -> DTSH:
+    return DTSH(*arguments, memory=False, **options)
 
 
 def softplus(x: float) -> float:
@@ -89,7 +94,7 @@ def test_dtsh_is_the_plain_loops(
 ) -> None:
     u, y = images(9, bits, 3, seed)
     rows = torch.randperm(9, generator=torch.Generator().manual_seed(seed))[:n]
-    method = DTSH(y, bits, margin, 0.3, product, own, reduction).double()
+    method = in_batch(y, bits, margin, 0.3, product, own, reduction).double()
     factor, asked = 0.5 if product == "half" else 1.0, bits / 2 if margin is None else margin
     expected = plain_dtsh(u[:n].tolist(), y[rows].tolist(), asked, 0.3, factor, own, reduction)
     assert method(u[:n], rows).item() == pytest.approx(expected, rel=1e-8)
@@ -123,7 +128,7 @@ def test_defaults_are_the_papers() -> None:
     assert [tuple(value.shape) for value in dath.parameters()] == [(3, 48), (3,)]
 
 
-@pytest.mark.parametrize("kind", [DTSH, DATH])
+@pytest.mark.parametrize("kind", [in_batch, DATH])
 @pytest.mark.parametrize("single", [True, False])
 def test_gradient_by_finite_differences(kind: Any, single: bool) -> None:
     torch.manual_seed(0)
@@ -148,18 +153,18 @@ def test_an_image_is_not_its_own_positive() -> None:
     u = torch.tensor([[1.0, 2.0], [1.0, -1.0], [3.0, 0.5]], dtype=torch.float64)
     anchors = plain_triplets(u.tolist(), y.tolist(), 1.0, 0.5, own=False)
     assert [len(anchor) for anchor in anchors] == [0, 1, 1]
-    assert DTSH(y, 2, eta=0.0)(u, torch.arange(3)).item() == pytest.approx(reduce_triplets(anchors, "anchor"))
-    with_own = DTSH(y, 2, eta=0.0, self_positives=True)(u, torch.arange(3)).item()
+    assert in_batch(y, 2, eta=0.0)(u, torch.arange(3)).item() == pytest.approx(reduce_triplets(anchors, "anchor"))
+    with_own = in_batch(y, 2, eta=0.0, self_positives=True)(u, torch.arange(3)).item()
     assert with_own == pytest.approx(reduce_triplets(plain_triplets(u.tolist(), y.tolist(), 1.0, 0.5, True), "mean"))
 
 
 def test_the_code_of_an_output_of_0_is_plus_1() -> None:
     y = torch.eye(2, dtype=torch.float64)[[0, 0]]
     u = torch.tensor([[0.0, -1.0], [1.0, 1.0]], dtype=torch.float64)
-    assert DTSH(y, 2, eta=1.0)(u, torch.arange(2)).item() == pytest.approx(0.5)  # (0 - 1)² of two images' mean
+    assert in_batch(y, 2, eta=1.0)(u, torch.arange(2)).item() == pytest.approx(0.5)  # (0 - 1)² of two images' mean
 
 
-@pytest.mark.parametrize("kind", [DTSH, DATH])
+@pytest.mark.parametrize("kind", [in_batch, DATH])
 @pytest.mark.parametrize("same", [True, False])
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 def test_a_batch_without_triplets_still_has_a_gradient(kind: Any, same: bool, reduction: Any) -> None:
@@ -212,7 +217,7 @@ def test_log_complement_at_a_gap_where_1_minus_p_rounds_to_0(dtype: torch.dtype)
     assert logits.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("kind", [DTSH, DATH])
+@pytest.mark.parametrize("kind", [in_batch, DATH])
 @pytest.mark.parametrize("single", [True, False])
 def test_extreme_outputs_stay_finite(kind: Any, single: bool) -> None:
     _, y = images(6, 1, 3, seed=3, single=single)
@@ -227,14 +232,38 @@ def test_extreme_outputs_stay_finite(kind: Any, single: bool) -> None:
     assert u.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("name", ["dtsh", "dath"])
-def test_state_gives_the_same_loss_again(name: str) -> None:
+def test_dath_state_gives_the_same_loss_again() -> None:
     u, y = (value.float() for value in images(6, 8, 3, seed=4))
-    method, other = build_method(name, y, 8, {}), build_method(name, y, 8, {})
-    assert isinstance(method, torch.nn.Module)
-    assert isinstance(other, torch.nn.Module)
+    method, other = DATH(y, 8), DATH(y, 8)
+    assert not torch.equal(method(u, torch.arange(6)), other(u, torch.arange(6)))  # other weights
     other.load_state_dict(method.state_dict())
     assert torch.equal(method(u, torch.arange(6)), other(u, torch.arange(6)))
+
+
+@pytest.mark.parametrize("values", [1, 300])
+@pytest.mark.parametrize("reduction", ["mean", "anchor", "sum"])
+def test_chunks_of_anchors_change_nothing(values: int, reduction: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    u, y = images(12, 8, 3, seed=6)
+    at_once, in_chunks = u.clone().requires_grad_(), u.clone().requires_grad_()
+    expected = in_batch(y, 8, reduction=reduction)(at_once, torch.arange(12))
+    expected.backward()
+    monkeypatch.setattr(triplets, "VALUES", values)
+    found = in_batch(y, 8, reduction=reduction)(in_chunks, torch.arange(12))
+    found.backward()
+    assert torch.equal(found, expected)
+    assert torch.equal(in_chunks.grad, at_once.grad)
+
+
+@pytest.mark.parametrize("kind", [in_batch, DATH])
+def test_large_batches_take_bounded_memory(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One tensor over all triplets of 100 images is 4 MB; at 1,024 images and the usual VALUES it would be 4 GB."""
+    monkeypatch.setattr(triplets, "VALUES", 2**15)
+    u, y = (value.float() for value in images(100, 8, 10, seed=7, single=True))
+    method = kind(y, 8)
+    with LiveMemory() as live:
+        method(u.requires_grad_(), torch.arange(100)).backward()
+    assert u.grad.any()
+    assert live.peak < 2e6
 
 
 @pytest.mark.parametrize(
@@ -245,6 +274,9 @@ def test_state_gives_the_same_loss_again(name: str) -> None:
         ("dtsh", {"inner_product": "quarter"}, "inner_product is 'quarter'"),
         ("dtsh", {"self_positives": "no"}, "self_positives is 'no'"),
         ("dtsh", {"reduction": "max"}, "reduction is 'max'"),
+        ("dtsh", {"memory": "no"}, "memory is 'no'"),
+        ("dtsh", {"positives": 0}, "positives is 0: give a whole number from 1 up"),
+        ("dtsh", {"negatives": 1.5}, "negatives is 1.5"),
         ("dath", {"theta": math.nan}, "theta is nan"),
         ("dath", {"beta": -1}, "beta is -1"),
         ("dath", {"gamma": "0"}, "gamma is '0'"),

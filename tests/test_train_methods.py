@@ -148,7 +148,11 @@ def test_a_single_label_method_refuses_several(images: Path, tmp_path: Path, mon
 
 @pytest.mark.parametrize(
     ("method", "bits", "message"),
-    [("csq", 12, "power of two, and bits is 12"), ("cca-itq", 3, "bits is 3.*2 independent")],
+    [
+        ("csq", 12, "power of two, and bits is 12"),
+        ("cca-itq", 3, "bits is 3.*2 independent"),
+        ("itq", 27, "bits is 27, but features of 128 values of 27 images differ in 26 directions at most"),
+    ],
 )
 def test_bits_that_a_method_cannot_have(images: Path, tmp_path: Path, method: str, bits: int, message: str) -> None:
     with pytest.raises(ArgumentError, match=message):

@@ -44,6 +44,16 @@ class ITQ(Shallow):
         super().__init__(labels, bits)
         self.iterations = check_count("iterations", iterations)
 
+    @classmethod
+    def check_features(cls, images: int, dim: int, bits: int) -> None:
+        """Raise ArgumentError where K = `bits` exceeds the directions that so many vectors of `dim` values have."""
+        most = min(images - 1, dim)
+        if bits > most:
+            raise ArgumentError(
+                f"bits is {bits}, but features of {dim:,} values of {images:,} images differ in {most:,} directions at "
+                f"most: give {cls.about.title} {most:,} bits or fewer, more images, or a backbone with more features"
+            )
+
     def fit(self, features: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         """Features (N, d) → mean (d,) and projection P R (d, K).
 

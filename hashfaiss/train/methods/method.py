@@ -117,6 +117,10 @@ class Shallow(Described, ABC):
         self.labels = labels
         self.bits = bits
 
+    @classmethod
+    def check_features(cls, images: int, dim: int, bits: int) -> None:
+        """Raise ArgumentError where K = `bits` is not possible with features of `dim` values of so many images."""
+
     @abstractmethod
     def fit(self, features: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         """Features (N, d) float32 of the training images → the tensors of a `networks.features.FeatureHash`."""
