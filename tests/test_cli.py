@@ -69,6 +69,9 @@ def test_methods_are_listed() -> None:
     told = [json.loads(line) for line in run("methods", "--json").splitlines()]
     assert [method["name"] for method in told] == list(METHODS)
     assert told[0]["options"]["gamma"] == 0.1
+    one = run("methods", "dbdh")
+    assert re.search(r"ste +true", one)
+    assert re.search(r"learning_rate +1e-05", one)
 
 
 def test_bench_train_measures_both_in_one_run() -> None:
@@ -213,6 +216,7 @@ WRONG = [
     (["split", "--images", "photos", "--out", "s", "--protocol", "x"], 2, "unknown protocol 'x'"),
     (["train", "--images", "photos", "--recipe", "dhida-mnist"], 2, "there is no recipe 'dhida-mnist'"),
     (["train", "--method", "dhida"], 2, "give either --images"),
+    (["methods", "magic"], 2, "unknown method 'magic'"),
     (["train", "--images", "photos", "--option", "gamma"], 2, "is not of the form name=value"),
     (["bench", "train", "--rounds", "0"], 2, "rounds is 0"),
     (["bench", "train", "--method", "itq"], 2, "itq is fitted, not trained"),

@@ -168,7 +168,7 @@ def test_images_that_cannot_be_split(images: list[Image], protocol: str, told: s
 
 
 def published(name: str) -> list[Image]:
-    """As many images as the data set has, by METHODS 4.1; multi-label ones have up to three."""
+    """As many images as the data set has; multi-label ones have up to three."""
     draw_labels = random.Random(0)
     if name == "imagenet100":
         return [

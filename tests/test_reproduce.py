@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 import hashfaiss.train.runs as runs
 from hashfaiss.cli import app
 from hashfaiss.encoder import Encoder
-from hashfaiss.errors import ArgumentError
+from hashfaiss.errors import ArgumentError, TrainingError
 from hashfaiss.evaluation.index_report import evaluate_index
 from hashfaiss.labels import labelled_images
 from hashfaiss.library import ImageIndex
@@ -218,6 +218,24 @@ def again_without_one(file: Path) -> str:
 
 
 @pytest.mark.slow
+def test_a_table_shows_the_seeds_asked_for(make: Any) -> None:
+    """What another call left in the folder does not change a number."""
+    first, _ = make(methods=["itq"])
+    make(methods=["itq"], seeds=[1])
+    again, _ = make(methods=["itq"])
+    assert again.results == first.results
+    both, _ = make(methods=["itq"], seeds=[0, 1])
+    assert [found["seed"] for found in both.results] == [0, 1]
+
+
+@pytest.mark.slow
+def test_a_batch_makes_no_other_run_of_a_shallow_method(make: Any) -> None:
+    make(methods=["itq"])
+    _, told = make({"batch": 4}, methods=["itq"])
+    assert any("done before" in line for line in told)
+
+
+@pytest.mark.slow
 def test_tables_in_one_folder_share_their_runs(make: Any, table: Path, tmp_path: Path) -> None:
     make(methods=["itq"])
     other = tmp_path / "other.toml"
@@ -242,7 +260,7 @@ def test_a_row_that_diverges_is_left_out_and_the_others_are_made(make: Any, tabl
 def test_a_damaged_result_is_said_before_training(make: Any, tmp_path: Path, text: str) -> None:
     make(methods=["itq"])
     (run_of(tmp_path / "out", "itq") / "result.json").write_text(text)
-    with pytest.raises(ArgumentError, match=r"result\.json' cannot be read: delete it"):
+    with pytest.raises(TrainingError, match=r"result\.json' is damaged: delete it"):
         make(methods=["itq"])
 
 

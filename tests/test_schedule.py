@@ -58,7 +58,7 @@ def test_a_table_gives_a_shallow_row_nothing_to_train_with() -> None:
 
 
 def test_sets_with_photographs_are_cropped_to_the_middle() -> None:
-    """METHODS 1.1: resize 256, crops of 224; CIFAR-10 and DATH resize to 224."""
+    """resize 256, crops of 224; CIFAR-10 and DATH resize to 224."""
     for dataset in ("nuswide21", "nuswide81", "imagenet100", "coco"):
         settings = load_recipe(f"dhida-{dataset}").settings
         assert (settings["fit"], settings["augment"]) == ("crop", "crop")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Annotated
@@ -99,23 +100,37 @@ def train(
 
 
 @app.command()
-def methods(as_json: JsonOption = False) -> None:
+def methods(
+    name: Annotated[str | None, typer.Argument(help="One of them, to see its options and recipe.")] = None,
+    as_json: JsonOption = False,
+) -> None:
     """List the methods: paper, year, what they learn from, whether an image may have several labels, loss.
 
-    Example: hashfaiss methods
+    With a name: what --option takes, and what it is trained with by default. Example:
+
+        hashfaiss methods dbdh
     """
     from hashfaiss.console import print_json, print_table
-    from hashfaiss.train.methods import METHODS, method_defaults
+    from hashfaiss.train.methods import METHODS, method_class, method_defaults
+    from hashfaiss.train.recipes import method_settings
 
+    titles = ("method", "paper", "year", "learns from", "labels", "loss")
     rows = []
-    for name, kind in METHODS.items():
-        about = kind.about
+    for method in METHODS if name is None else [name]:
+        about, recipe = method_class(method).about, method_settings(method)
+        options = {**method_defaults(method), **recipe.pop("options")}
         if as_json:
-            print_json({"name": name, **vars(about), "options": method_defaults(name)})
+            print_json({"name": method, **vars(about), "options": options, "recipe": recipe})
         labels = "several" if about.multi_label else "one"
-        rows.append((name, about.paper, str(about.year), about.supervision, labels, about.loss))
-    if not as_json:
-        print_table(("method", "paper", "year", "learns from", "labels", "loss"), rows)
+        rows.append((method, about.paper, str(about.year), about.supervision, labels, about.loss))
+    if as_json:
+        return
+    if name is None:
+        print_table(titles, rows)
+        return
+    print_table(("", name), list(zip(titles[1:], rows[0][1:], strict=True)))
+    print_table(("--option", "default"), [(option, json.dumps(value)) for option, value in options.items()])
+    print_table(("trained with", ""), [(setting, str(value)) for setting, value in recipe.items()])
 
 
 @app.command()
@@ -249,4 +264,7 @@ def reproduce(
         settings=settings,
     )
     result = reproduce_table(options, Display(note, training_bar, bar))
-    say(f"{len(result.results):,} runs in {', '.join(shown_path(os.path.abspath(file)) for file in result.files)}")
+    count = f"{len(result.results):,} run{'' if len(result.results) == 1 else 's'}"
+    say(f"{count} in {shown_path(os.path.abspath(result.files[0]))}, {len(result.left_out):,} left out")
+    if methods is not None and result.left_out:  # they were asked for by name
+        raise typer.Exit(1)

@@ -1,4 +1,4 @@
-"""The papers' data sets in the layouts they are published in: paths and label names of their images (METHODS 4.1).
+"""The papers' data sets in the layouts they are published in: paths and label names of their images.
 
 - cifar10: `cifar-10-batches-py/`, or class folders of images, as they are or below `train/` and `test/`.
 - nuswide21, nuswide81: `ImageList/Imagelist.txt`, `Groundtruth/AllLabels/Labels_<concept>.txt`, images in `Flickr/`.

@@ -53,7 +53,7 @@ def draw(
     """Draw (queries, training images, database), each sorted by path.
 
     Each image in turn is taken for the first of its classes, by name, whose quota is open: the queries first, then the
-    training images from the rest. So an image of several classes counts for one of them (METHODS 4.1, NUS-WIDE-21), and
+    training images from the rest. So an image of several classes counts for one of them (NUS-WIDE-21), and
     with one label an image this is so many of each class. Where the counts are of all images, these are one class.
 
     Args:

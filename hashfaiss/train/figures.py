@@ -26,7 +26,7 @@ PANEL = (4.6, 3.8)  # inches
 RESOLUTION = 100  # dots per inch
 STYLES = ("-", "--", "-.", ":")
 MARKERS = ("o", "s", "^", "D")
-# Ten colours that differ for most eyes; with the four line styles and markers that is 40 rows.
+# Colour, line and marker all change from row to row: lines that lie on each other are seen, and 20 rows told apart.
 COLOURS = tuple(f"C{number}" for number in range(10))
 
 
@@ -40,8 +40,8 @@ def draw_figures(folder: Path, names: Sequence[str], results: Sequence[Result]) 
     looks: dict[str, dict[str, Any]] = {
         row: {
             "color": COLOURS[place % 10],
-            "linestyle": STYLES[place // 10 % 4],
-            "marker": MARKERS[place // 10 % 4],
+            "linestyle": STYLES[place % 4],
+            "marker": MARKERS[place % 4],
             "markersize": 4,
         }
         for place, row in enumerate(order)
@@ -112,6 +112,7 @@ def _convergence(results: Sequence[Result], looks: Mapping[str, Any]) -> Figure 
     if not runs:
         return None
     figure, (loss, score) = _panels(2)
+    longest = max(len(run["history"]) for found in runs.values() for run in found)
     for row, found in runs.items():
         histories = [run["history"] for run in found]
         length = min(map(len, histories))
@@ -128,7 +129,7 @@ def _convergence(results: Sequence[Result], looks: Mapping[str, Any]) -> Figure 
     on_queries = results[0]["settings"]["select"] == "on-queries"
     score.set(title="mAP of the test queries" if on_queries else "Validation mAP", ylabel="mAP")
     for axes in (loss, score):
-        axes.set(xlabel="epoch")
+        axes.set(xlabel="epoch", xlim=(0.5, longest + 0.5))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return _finish(figure, f"{bits} bits")
 

@@ -27,7 +27,7 @@ PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": t
 # Settings that mean nothing to a method that is fitted, or that takes its own steps.
 OPTIMISER_ONLY = {"optimiser", "momentum", "nesterov", "weight_decay", "backbone_rate"}
 TRAINED_ONLY = OPTIMISER_ONLY | {
-    *("network", "attention", "streams", "epochs", "learning_rate", "lr_step", "lr_factor", "evaluate_every"),
+    *("network", "attention", "streams", "epochs", "learning_rate", "lr_step", "lr_factor", "batch", "evaluate_every"),
 }
 Optimiser = Literal["rmsprop", "sgd", "adam"]
 Select = Literal["validation", "on-queries"]

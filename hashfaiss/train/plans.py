@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from hashfaiss.errors import ArgumentError
+from hashfaiss.errors import ArgumentError, TrainingError
 from hashfaiss.labels import labelled_images
 from hashfaiss.networks.backbones import BACKBONES, weights_identity
 from hashfaiss.train.checks import check_training_set
@@ -103,7 +103,7 @@ class Plan:
         return f"{self.row.name}, {self.bits} bits, seed {self.seed}"
 
     def stored(self) -> dict[str, Any] | None:
-        """What `result.json` holds, or None where the run is not finished; ArgumentError where it cannot be read."""
+        """What `result.json` holds, or None where the run is not finished; TrainingError where it is damaged."""
         return read_result(self.folder / RESULT)
 
 
@@ -196,7 +196,7 @@ def _identity(settings: Settings, data: Data) -> dict[str, Any]:
 
 
 def read_result(file: Path) -> dict[str, Any] | None:
-    """The JSON object in a `result.json`, or None where there is no file; ArgumentError where it cannot be read."""
+    """The JSON object in a `result.json`, or None where there is no file; TrainingError where it is damaged."""
     try:
         found = json.loads(file.read_bytes())
     except FileNotFoundError:
@@ -204,5 +204,5 @@ def read_result(file: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         found = None
     if not isinstance(found, dict) or not found.keys() >= _RESULT_KEYS:
-        raise ArgumentError(f"{str(file)!r} cannot be read: delete it to make that run again")
+        raise TrainingError(f"{str(file)!r} is damaged: delete it to make that run again")
     return found

@@ -21,7 +21,7 @@ class Progress:
         loss: mean over the epoch so far, or None while reading.
         images_per_second: trained on in this epoch.
         seconds_left: to the end of the training, or None while unknown.
-        validation_map: the latest, or None.
+        validation_map: of the epoch that is over, or None.
     """
 
     epoch: int
@@ -71,9 +71,9 @@ class Clock:
 
     def finish_epoch(self, loss: float, validation_map: float | None) -> None:
         """The epoch is over and on disk; `validation_map` is None where it was not measured."""
-        if validation_map is not None:
-            self.validation_map = validation_map
+        self.validation_map = validation_map
         self._tell(loss)
+        self.validation_map = None
 
     def _tell(self, loss: float) -> None:
         # The pace is that of the whole sitting, so that it includes validations.

@@ -1,4 +1,4 @@
-"""Splits of a labelled set into queries, training images and database, as the papers evaluate (METHODS 4.1).
+"""Splits of a labelled set into queries, training images and database, as the papers evaluate.
 
 Published code draws its splits without a seed and keeps no list, so that no two numbers compare. Here a split is a
 seed and four files, the same to the byte wherever the images lie:
@@ -209,7 +209,7 @@ def check_leaks(query: Sequence[str], train: Sequence[str], database: Sequence[s
 
     Only `train_outside_database` may be right: it is in protocols that evaluate on unseen images. A query in the
     database finds itself at rank 1, a query in the training set was learned by heart (both are in lists that many
-    papers use, METHODS 4.1).
+    papers use).
 
     Args:
         query, train, database: paths.

@@ -117,7 +117,7 @@ def reproduce(options: ReproduceOptions, display: Display | None = None) -> Repr
     if options.cutoff is not None and options.cutoff < 1:
         raise ArgumentError(f"cutoff is {options.cutoff}: give a whole number from 1 up")
     data = _data(options)
-    book = _Book(table, options, data)
+    book = _Book(table, options, data, seeds)
     display.note(f"{book.described}; {leak_sentence(data.split.facts)}")
     # a seed of the whole table before the next: what is there early is a table already
     plans = book.plan([(row, number, seed) for seed in seeds for number in bits for row in rows], display.note)
@@ -149,8 +149,8 @@ def _run(plan: Plan, title: str, book: _Book, display: Display) -> None:
 class _Book:
     """The table as it stands in a folder: plans, and the results that belong together."""
 
-    def __init__(self, table: Table, options: ReproduceOptions, data: Data) -> None:
-        self.table, self.data, self.out = table, data, Path(options.out)
+    def __init__(self, table: Table, options: ReproduceOptions, data: Data, seeds: Sequence[int]) -> None:
+        self.table, self.data, self.seeds, self.out = table, data, seeds, Path(options.out)
         self.overrides = {**options.settings, "select": options.select}
         self.left_out: list[tuple[str, str]] = []
         self.planned: dict[tuple[str, int, int], Plan] = {}
@@ -216,7 +216,7 @@ class _Book:
         return self.planned[key]
 
     def write(self) -> tuple[list[Path], list[dict[str, Any]]]:
-        """Write the table of all finished runs in the folder that are rows of it with these settings."""
+        """Write the table of all finished runs in the folder that are rows of it, with these settings and seeds."""
         results = []
         for row, bits, seed in self._finished():
             try:
@@ -234,7 +234,7 @@ class _Book:
     def _finished(self) -> list[tuple[Row, int, int]]:
         """Rows, bits and seeds of which the folder may hold a result."""
         stored = [read_result(file) or {} for file in (self.out / "runs").glob(f"*/{RESULT}")]
-        made = sorted({(found["bits"], found["seed"], found["method"]) for found in stored})
+        made = sorted({(run["bits"], run["seed"], run["method"]) for run in stored if run["seed"] in self.seeds})
         return [(row, bits, seed) for row in self.table.rows for bits, seed, method in made if method == row.method]
 
 

@@ -127,7 +127,7 @@ def _main(results: Sequence[Result]) -> list[str]:
             best = max(statistics.fmean(other) for (_, n), other in scores.items() if n == number)
             shown = _spread(values, "{:.4f}")
             if values and len(values) < most:
-                shown += f" (seeds: {len(values)})"
+                shown += f" ({len(values)} of {most} seeds)"
             if values and len(rows) > 1 and round(statistics.fmean(values), 4) == round(best, 4):
                 shown = f"**{shown}**"
             paper = by_cell[row, number][0]["paper"] if values else None

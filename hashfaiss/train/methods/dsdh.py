@@ -26,29 +26,29 @@ Activation = Literal["tanh", "none"]
 class DSDH(Method):
     """L = mean_ij [log(1 + e^theta_ij) - s_ij theta_ij] + eta * mean_ik (b_ik - u_ik)^2, theta_ij = <u_i, U_j> / 2.
 
-    s_ij is 1 where images i and j share a label; i runs over the batch, j over a memory of every training image's last
-    u. The codes B (N, K) in the quantisation term are not sign(u): they are solved once an epoch, together with a
-    linear classifier W (K, classes) of the labels Y, to make less of
+     s_ij is 1 where images i and j share a label; i runs over the batch, j over a memory of every training image's last
+     u. The codes B (N, K) in the quantisation term are not sign(u): they are solved once an epoch, together with a
+     linear classifier W (K, classes) of the labels Y, to make less of
 
-        mu ||Y - B W||^2 + nu ||W||^2 + eta ||B - U||^2,
+         mu ||Y - B W||^2 + nu ||W||^2 + eta ||B - U||^2,
 
-    first W, by ridge regression, then B, bit by bit. These terms have no gradient of their own for the network: only
-    through b do class labels reach it. B starts from random signs, drawn from torch's generator.
+     first W, by ridge regression, then B, bit by bit. These terms have no gradient of their own for the network: only
+     through b do class labels reach it. B starts from random signs, drawn from torch's generator.
 
-    The paper's objective is a sum over all pairs. The defaults are those of the implementation whose numbers are known
-    (METHODS 5.4), in which terms of the network's loss are means and u is tanh of the network's output. eta = 0 with
-    activation "none" is the other popular one, where B never reaches the network: DPSH without quantisation.
+     The paper's objective is a sum over all pairs. The defaults are those of a published implementation:
+    terms of the network's loss are means and u is tanh of the network's output. eta = 0 with
+     activation "none" is the other popular one, where B never reaches the network: DPSH without quantisation.
 
-    Args:
-        labels, bits: as for `Method`.
-        mu: weight of the classifier's error. Only mu : nu : eta matter for B and W.
-        nu: weight of the classifier's norm.
-        eta: weight of the quantisation, in the network's loss and in B's problem.
-        activation: "tanh" or "none", of the outputs inside the loss.
-        sweeps: times that W and then B are solved in an epoch.
+     Args:
+         labels, bits: as for `Method`.
+         mu: weight of the classifier's error. Only mu : nu : eta matter for B and W.
+         nu: weight of the classifier's norm.
+         eta: weight of the quantisation, in the network's loss and in B's problem.
+         activation: "tanh" or "none", of the outputs inside the loss.
+         sweeps: times that W and then B are solved in an epoch.
 
-    Raises:
-        ArgumentError: an option that is none of these.
+     Raises:
+         ArgumentError: an option that is none of these.
     """
 
     about = About(

@@ -141,7 +141,7 @@ def _from_file(path: Path) -> Recipe:
         )
     if not isinstance(own.get("options", {}), dict):
         raise ArgumentError(f"the recipe {str(path)!r} has options = {own['options']!r}: give a table [options]")
-    return _compose(path.stem, method, dataset, own)
+    return _compose(path.name, method, dataset, own)
 
 
 def _lay_over(lower: dict[str, Any], upper: dict[str, Any]) -> dict[str, Any]:
