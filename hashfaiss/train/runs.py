@@ -159,7 +159,7 @@ def encode_time(encoder: Encoder, paths: list[str]) -> dict[str, Any]:
     per_image = [1000 * second / TIMED_BATCH for second in seconds[WARM_UPS:]]
     return {
         "milliseconds_per_image": statistics.median(per_image),
-        "fastest": min(per_image),  # what a busy machine disturbs least
+        "fastest": min(per_image),  # what a busy machine disturbs least: the one that tables and figures show
         "batch": TIMED_BATCH,
         "precision": encoder.precision,
     }
