@@ -82,7 +82,6 @@ def settled(tmp_path: Path, method: str, bits: int = 2, **changes: Any) -> Setti
         "weights": "none",
         "size": 16,
         "fit": "stretch",
-        "batch": 8,
         "device": "cpu",
     }
     asked = {**defaults, **changes}

@@ -57,7 +57,7 @@ def test_a_recipe_of_ones_own(tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
     file.write_text(OWN)
     recipe = load_recipe(file)
-    assert (recipe.dataset, recipe.protocol, recipe.name) == ("nuswide21", "nuswide21", "mine")
+    assert (recipe.dataset, recipe.protocol, recipe.name) == ("nuswide21", "nuswide21", "mine.toml")
     options = prepare_training(images="photos", recipe=str(file), bits=12, option=["eta=8"])
     assert (options.method, options.bits, options.epochs) == ("dpsh", 12, 30)
     assert options.method_options == {"eta": 8}

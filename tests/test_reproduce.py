@@ -334,7 +334,7 @@ def test_command_line(table: Path, split: Path, many_photos: Path, tmp_path: Pat
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.output
     assert "[1/1] ITQ, 8 bits, seed 0: mAP@ALL" in done.stderr
-    assert "1 runs in" in done.stdout
+    assert "1 run in" in done.stdout
     assert "two.md" in done.stdout
     wrong = CliRunner().invoke(app, ["reproduce", "table9", *common])
     assert wrong.exit_code == 2

@@ -273,8 +273,8 @@ from hashfaiss.encoder import Encoder
 from hashfaiss.library import ImageIndex
 sync.COMMIT_ROWS = 16
 real = pipeline.encode_stream
-def slow(encoder, items):
-    for batch in real(encoder, items, batch_size=16, workers=1):
+def slow(encoder, items, learned=False):
+    for batch in real(encoder, items, batch_size=16, workers=1, learned=learned):
         time.sleep(0.2)
         yield batch
 pipeline.encode_stream = slow

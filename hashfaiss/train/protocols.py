@@ -275,7 +275,7 @@ def _stored_facts(file: Path) -> dict[str, Any]:
             return {name: value for name, value in facts.items() if name != "files"}
     except OSError as error:
         raise LabelError(f"cannot read {str(file)!r}: {error.strerror}") from None
-    except (LookupError, TypeError, ValueError, RecursionError):
+    except (AttributeError, LookupError, TypeError, ValueError, RecursionError):
         pass
     raise LabelError(f"{str(file)!r} is not as `hashfaiss split` writes it, with three sha256: draw the split again")
 
