@@ -336,7 +336,7 @@ def test_a_loss_that_is_no_number(images: Path, tmp_path: Path) -> None:
         ({"method": "magic"}, ArgumentError, "unknown method 'magic'"),
         ({"backbone": "vgg"}, ArgumentError, "unknown backbone 'vgg'"),
         ({"attention": "self"}, ArgumentError, "unknown attention 'self'"),
-        ({"stat_axis": "rows"}, ArgumentError, "stat_axis is 'rows'"),
+        ({"stat_axis": "rows"}, ArgumentError, "unknown stat_axis 'rows'"),
         ({"augment": "blur"}, ArgumentError, "unknown augment 'blur'"),
         ({"precision": "int8"}, ArgumentError, "unknown precision 'int8'"),
         ({"fit": "pad"}, ArgumentError, "fit is 'pad'"),
