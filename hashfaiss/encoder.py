@@ -20,10 +20,9 @@ from torch import Tensor, nn
 
 from hashfaiss.codes import BIT_ORDER, Codes, check_bits, code_bytes, pack_tensor
 from hashfaiss.errors import ArgumentError, ImageError, ModelError
-from hashfaiss.files import write_atomic
+from hashfaiss.files import DIGEST_BYTES, write_atomic
 from hashfaiss.images import Preprocessing
 from hashfaiss.networks import build_network
-from hashfaiss.segments import DIGEST_BYTES
 
 if TYPE_CHECKING:
     from PIL.Image import Image

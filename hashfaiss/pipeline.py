@@ -6,7 +6,6 @@ before; a bounded window lies between, so memory is the same however many images
 
 from __future__ import annotations
 
-import hashlib
 import os
 import threading
 from collections import deque
@@ -24,9 +23,9 @@ from torch import Tensor
 from hashfaiss.codes import Codes
 from hashfaiss.encoder import Encoder
 from hashfaiss.errors import ArgumentError, ImageError
+from hashfaiss.files import content_digest
 from hashfaiss.images import ImageFile, decode_image, find_images, from_pillow, from_tensor, image_file, read_bytes
 from hashfaiss.labels import Labels
-from hashfaiss.segments import DIGEST_BYTES
 
 if TYPE_CHECKING:
     from hashfaiss.encoder import Images
@@ -152,7 +151,7 @@ def _prepare(encoder: Encoder, item: Item) -> Prepared:
         else:
             image = _from_memory(item.source)
             data = np.ascontiguousarray(image.cpu().numpy()).tobytes()
-        return encoder.preprocessing.resize(image), hashlib.blake2b(data, digest_size=DIGEST_BYTES).digest()
+        return encoder.preprocessing.resize(image), content_digest(data)
     except ImageError as error:
         return error.reason
 

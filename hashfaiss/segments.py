@@ -30,13 +30,13 @@ import numpy.typing as npt
 
 from hashfaiss.codes import BIT_ORDER, Codes, code_bytes
 from hashfaiss.errors import CorruptIndexError, IndexFolderError
+from hashfaiss.files import DIGEST_BYTES
 
 Int64 = npt.NDArray[np.int64]
 Labels = tuple[str, ...]
 
 FORMAT = "hashfaiss-segment"
 VERSION = 1
-DIGEST_BYTES = 16
 CHUNK_ROWS = 65536  # by hand: h5py's own guess is 4 times slower to read
 
 

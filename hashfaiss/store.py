@@ -20,9 +20,9 @@ import numpy as np
 
 from hashfaiss.codes import Codes, check_bits, check_codes, code_bytes
 from hashfaiss.errors import ArgumentError, CorruptIndexError, IndexFolderError
-from hashfaiss.files import write_atomic
+from hashfaiss.files import DIGEST_BYTES, write_atomic
 from hashfaiss.manifest import FORMAT, VERSION, check_free, clear_leftovers, read_manifest, write_manifest, writer_lock
-from hashfaiss.segments import DIGEST_BYTES, Int64, Row, Segment, encode_segment, full_path, stored_path
+from hashfaiss.segments import Int64, Row, Segment, encode_segment, full_path, stored_path
 
 SEGMENT_ROWS = 1 << 20  # a segment is made in memory; this bounds it
 MANY_SEGMENTS = 32  # more than these are gathered into few

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -16,3 +18,18 @@ def images(n: int, bits: int, classes: int, seed: int, single: bool = False) -> 
     if single:
         labels = torch.eye(classes, dtype=torch.float64)[torch.randint(classes, (n,), generator=generator)]
     return outputs, labels
+
+
+def softplus(x: float) -> float:
+    return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
+
+
+def reduce_triplets(anchors: list[list[float]], reduction: str) -> float:
+    """Losses of triplets, anchor by anchor → one number."""
+    losses = [loss for anchor in anchors for loss in anchor]
+    if reduction == "sum" or not losses:
+        return sum(losses)
+    if reduction == "mean":
+        return sum(losses) / len(losses)
+    means = [sum(anchor) / len(anchor) for anchor in anchors if anchor]
+    return sum(means) / len(means)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from trainings import write_images
 
 from hashfaiss.encoder import Encoder
 from hashfaiss.images import Preprocessing
@@ -51,6 +52,12 @@ def photos(tmp_path: Path) -> Path:
             pixels = np.clip(np.array(colour) + coarse, 0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(folder / name / f"{number}.{'png' if number % 2 else 'jpg'}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """12 images of each of 3 colours to train on."""
+    return write_images(tmp_path_factory.mktemp("colours"))
 
 
 @pytest.fixture(scope="session")

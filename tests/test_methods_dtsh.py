@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import copy
-import math
 from typing import Any
 
 import pytest
 import torch
-from batches import Rows, images
+from batches import Rows, images, reduce_triplets, softplus
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from live_memory import LiveMemory
@@ -19,10 +18,6 @@ from hashfaiss.train.methods.dtsh import DTSH
 from hashfaiss.train.methods.triplets import draw, pack_rows
 
 IMAGES, CLASSES = 10, 4
-
-
-def softplus(x: float) -> float:
-    return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
 
 
 def plain_losses(u: Rows, rows: list[int], y: Rows, seen: dict[int, list[float]], **o: Any) -> list[list[float]]:
@@ -48,16 +43,6 @@ def plain_losses(u: Rows, rows: list[int], y: Rows, seen: dict[int, list[float]]
     return anchors
 
 
-def reduced(anchors: list[list[float]], reduction: str) -> float:
-    losses = [loss for anchor in anchors for loss in anchor]
-    if reduction == "sum" or not losses:
-        return sum(losses)
-    if reduction == "mean":
-        return sum(losses) / len(losses)
-    means = [sum(anchor) / len(anchor) for anchor in anchors if anchor]
-    return sum(means) / len(means)
-
-
 @given(
     n=st.integers(1, 6),
     bits=st.integers(1, 6),
@@ -81,7 +66,7 @@ def test_with_few_images_it_is_all_triplets_of_what_was_seen(
         factor = 0.5 if product == "half" else 1.0
         anchors = plain_losses(u.tolist(), rows.tolist(), y.tolist(), seen, factor=factor, own=own, margin=bits / 2)
         quantisation = sum((abs(value) - 1) ** 2 for row in u.tolist() for value in row)
-        expected = reduced(anchors, reduction) + 0.3 * quantisation / (1 if reduction == "sum" else n)
+        expected = reduce_triplets(anchors, reduction) + 0.3 * quantisation / (1 if reduction == "sum" else n)
         assert method(u, rows).item() == pytest.approx(expected, rel=1e-8)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from batches import Rows, images
+from batches import Rows, images, reduce_triplets, softplus
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from live_memory import LiveMemory
@@ -20,10 +20,6 @@ from hashfaiss.train.methods.dtsh import DTSH
 
 def in_batch(*arguments: Any, **options: Any) -> DTSH:
     return DTSH(*arguments, memory=False, **options)
-
-
-def softplus(x: float) -> float:
-    return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
 
 
 def plain_triplets(h: Rows, y: Rows, margin: float, factor: float, own: bool) -> list[list[float]]:
@@ -44,16 +40,6 @@ def plain_triplets(h: Rows, y: Rows, margin: float, factor: float, own: bool) ->
                     losses.append(softplus(margin - (theta(a, p) - theta(a, n))))
         anchors.append(losses)
     return anchors
-
-
-def reduce_triplets(anchors: list[list[float]], reduction: str) -> float:
-    losses = [loss for anchor in anchors for loss in anchor]
-    if reduction == "sum" or not losses:
-        return sum(losses)
-    if reduction == "mean":
-        return sum(losses) / len(losses)
-    means = [sum(anchor) / len(anchor) for anchor in anchors if anchor]
-    return sum(means) / len(means)
 
 
 def plain_dtsh(u: Rows, y: Rows, margin: float, eta: float, factor: float, own: bool, reduction: str) -> float:

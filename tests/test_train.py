@@ -9,62 +9,27 @@ import shutil
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+import trainings
 from PIL import Image
+from trainings import COLOURS, StopAt, no_room, write_images
 
 from hashfaiss.encoder import Encoder
 from hashfaiss.errors import ArgumentError, HashfaissError, LabelError, ModelError, TrainingError
 from hashfaiss.images import Preprocessing
-from hashfaiss.train import data as training_data
-from hashfaiss.train.data import augment_batch, load_training_data, split_validation
 from hashfaiss.train.methods import METHODS
 from hashfaiss.train.methods.dhida import DHIDA
 from hashfaiss.train.options import TrainOptions, fastest_precision
 from hashfaiss.train.progress import Progress
 from hashfaiss.train.trainer import train
 
-COLOURS = {"blue": (40, 60, 200), "green": (50, 190, 60), "red": (210, 50, 40)}
-
-
-def write_images(folder: Path, each: int = 12, size: int = 16) -> Path:
-    """`each` noisy images of each colour, in folders of that name."""
-    random = np.random.default_rng(0)
-    for name, colour in COLOURS.items():
-        (folder / name).mkdir(parents=True)
-        for number in range(each):
-            noise = random.integers(-40, 40, (size, size, 3))
-            pixels = np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)
-            Image.fromarray(pixels).save(folder / name / f"{number:03}.png")
-    return folder
-
-
-@pytest.fixture(scope="session")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_images(tmp_path_factory.mktemp("colours"))
-
-
-def options(images: Path, out: Path, **changes: Any) -> TrainOptions:
-    defaults: dict[str, Any] = {
-        "bits": 8,
-        "backbone": "resnet-small",
-        "weights": "none",
-        "size": 16,
-        "fit": "stretch",
-        "epochs": 4,
-        "learning_rate": 3e-4,
-        "batch": 8,
-        "validation": 0.25,
-        "evaluate_every": 1,
-        "device": "cpu",
-    }
-    return TrainOptions(images=images, out=out, **{**defaults, **changes})
+options = partial(trainings.options, learning_rate=3e-4)
 
 
 def weights_of(path: Path) -> dict[str, torch.Tensor]:
@@ -74,17 +39,6 @@ def weights_of(path: Path) -> dict[str, torch.Tensor]:
 def assert_same(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> None:
     assert one.keys() == two.keys()
     assert all(torch.equal(one[key], two[key]) for key in one)
-
-
-class StopAt:
-    """A progress callback that presses Ctrl-C at the end of an epoch; epoch 0 is the reading of the images."""
-
-    def __init__(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __call__(self, progress: Progress) -> None:
-        if progress.epoch == self.epoch and progress.done == progress.total:
-            raise KeyboardInterrupt
 
 
 def test_training_learns_and_leaves_its_records(images: Path, tmp_path: Path) -> None:
@@ -109,7 +63,9 @@ def test_training_learns_and_leaves_its_records(images: Path, tmp_path: Path) ->
 
 
 def test_the_model_knows_how_it_was_made(images: Path, tmp_path: Path) -> None:
-    asked = options(images, tmp_path / "m.pt", attention="danet", method_options={"gamma": 0.2}, epochs=2)
+    asked = options(
+        images, tmp_path / "m.pt", attention="danet", method_options={"gamma": 0.2}, epochs=2, precision="auto"
+    )
     result = train(asked)
     encoder = Encoder.load(result.out, device="cpu")
     assert encoder.labels == ["blue", "green", "red"]
@@ -119,7 +75,11 @@ def test_the_model_knows_how_it_was_made(images: Path, tmp_path: Path) -> None:
     assert facts["validation_map"] == result.validation_map
     assert facts["best_epoch"] == result.best_epoch
     assert (facts["method_options"]["gamma"], facts["attention"], facts["epochs"]) == (0.2, "danet", 2)
-    assert (facts["precision"], facts["lr_step"], facts["training_images"]) == ("float32", 1, 27)
+    assert (facts["precision"], facts["lr_step"], facts["training_images"]) == (
+        fastest_precision(torch.device("cpu")),
+        1,
+        27,
+    )
     assert {field.name for field in dataclasses.fields(TrainOptions)} < set(facts)
 
 
@@ -434,10 +394,6 @@ def test_a_full_disk_is_said_and_the_last_epoch_stays(
     assert len(train(asked, resume=True).history) == 3
 
 
-def no_room(*_: Any) -> None:
-    raise OSError(28, "No space left on device")
-
-
 @pytest.mark.slow
 def test_ctrl_c_then_resume(images: Path, tmp_path: Path) -> None:
     asked = options(images, tmp_path / "cut.pt", epochs=10, validation=0)
@@ -465,89 +421,3 @@ def test_ctrl_c_then_resume(images: Path, tmp_path: Path) -> None:
     resumed = train(asked, resume=True)
     whole = train(dataclasses.replace(asked, out=tmp_path / "whole.pt"))
     assert_same(weights_of(resumed.out), weights_of(whole.out))
-
-
-# ---- data
-
-
-@given(
-    counts=st.lists(st.integers(1, 30), min_size=2, max_size=5),
-    share=st.floats(0.05, 0.5),
-    seed=st.integers(0, 99),
-)
-@settings(deadline=None)
-def test_validation_is_a_share_of_each_class(counts: list[int], share: float, seed: int) -> None:
-    labels = [(str(name),) for name, count in enumerate(counts) for _ in range(count)]
-    try:
-        held_out = split_validation(labels, share, seed)
-    except TrainingError:
-        assert all(round(share * count) == 0 or count < 4 for count in counts)
-        return
-    assert held_out == split_validation(labels, share, seed)
-    for name, count in enumerate(counts):
-        held = sum(out for out, label in zip(held_out, labels, strict=True) if label == (str(name),))
-        assert held in (0, 2) or held == round(share * count)
-        assert held != 1
-        assert held <= max(2, count / 2 + 1)
-        assert count - held >= min(count, 2)
-
-
-def test_validation_of_several_labels_goes_by_the_rarest() -> None:
-    labels = [("common", "rare")] * 20 + [("common",)] * 60
-    held_out = split_validation(labels, 0.1, seed=0)
-    assert sum(held_out[:20]) == 2
-    assert sum(held_out[20:]) == 6
-
-
-def numbered(n: int, side: int) -> torch.Tensor:
-    return torch.arange(n * 3 * side * side).remainder(251).to(torch.uint8).view(n, 3, side, side)
-
-
-def test_flip_flips_half() -> None:
-    images = numbered(200, 6)
-    found = augment_batch(images, "flip", 6, torch.Generator().manual_seed(0))
-    flipped = [torch.equal(a, b.flip(2)) for a, b in zip(found, images, strict=True)]
-    kept = [torch.equal(a, b) for a, b in zip(found, images, strict=True)]
-    assert all(f != k for f, k in zip(flipped, kept, strict=True))
-    assert 60 < sum(flipped) < 140
-
-
-def test_crop_cuts_every_square() -> None:
-    images = numbered(1, 7).expand(400, 3, 7, 7)
-    found = augment_batch(images, "crop", 5, torch.Generator().manual_seed(0))
-    squares = [images[0, :, top : top + 5, left : left + 5] for top in range(3) for left in range(3)]
-    squares += [square.flip(2) for square in squares]
-    hits = [[torch.equal(image, square) for square in squares].index(True) for image in found]
-    assert set(hits) == set(range(18))
-
-
-@pytest.mark.parametrize("kind", ["none", "flip", "crop"])
-def test_augmentation_follows_its_generator(kind: Any) -> None:
-    images = numbered(20, 6 if kind != "crop" else 8)
-    one, two = (augment_batch(images, kind, 6, torch.Generator().manual_seed(5)) for _ in range(2))
-    assert torch.equal(one, two)
-    assert one.shape == (20, 3, 6, 6)
-    assert one.dtype == torch.uint8
-
-
-def test_data_in_a_file_is_the_data(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    listed = [(str(path), (path.parent.name,)) for path in sorted(images.rglob("*.png"))]
-
-    def load() -> training_data.TrainingData:
-        return load_training_data(listed, Preprocessing(16, "stretch"), "crop", 0.25, 0, lambda _: None)
-
-    in_memory = load()
-    monkeypatch.setattr(training_data, "MEMORY_BYTES", 1000)
-    monkeypatch.setattr(training_data, "HASHED_AT_ONCE", 1000)
-    in_file = load()
-    assert torch.equal(in_memory.training.images, in_file.training.images)
-    assert torch.equal(in_memory.validation.images, in_file.validation.images)
-    assert in_memory.fingerprint == in_file.fingerprint
-    assert in_memory.training.images.shape == (27, 3, 18, 18)
-    assert in_memory.validation.images.shape == (9, 3, 16, 16)
-    for part in (in_memory.training, in_memory.validation):
-        assert [in_memory.classes[row.argmax()] for row in part.labels] == [names[0] for names in part.names]
-        assert part.labels.sum() == len(part)
-    monkeypatch.setattr(os, "posix_fallocate", no_room, raising=False)
-    with pytest.raises(TrainingError, match=r"GiB in .*No space left on device.*TMPDIR"):
-        load()

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from trainings import COLOURS, StopAt, options
 
 from hashfaiss.codes import unpack
 from hashfaiss.encoder import Encoder, LearnedCodes
@@ -17,51 +17,9 @@ from hashfaiss.errors import ArgumentError, DivergedError, ModelError, TrainingE
 from hashfaiss.library import ImageIndex
 from hashfaiss.networks.backbones import build_backbone
 from hashfaiss.train.methods import METHODS, Shallow
-from hashfaiss.train.options import TRAINED_ONLY, TrainOptions
-from hashfaiss.train.progress import Progress
 from hashfaiss.train.trainer import train
 
 DEEP = [name for name, kind in METHODS.items() if not issubclass(kind, Shallow)]
-COLOURS = {"blue": (40, 60, 200), "green": (50, 190, 60), "red": (210, 50, 40)}
-
-
-@pytest.fixture(scope="session")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """12 noisy images of each of 3 colours, 16 x 16, in folders of that name; no two alike."""
-    folder = tmp_path_factory.mktemp("colours")
-    random = np.random.default_rng(0)
-    for name, colour in COLOURS.items():
-        (folder / name).mkdir()
-        for number in range(12):
-            pixels = np.clip(np.array(colour) + random.integers(-40, 40, (16, 16, 3)), 0, 255).astype(np.uint8)
-            Image.fromarray(pixels).save(folder / name / f"{number:03}.png")
-    return folder
-
-
-def options(images: Path, out: Path, method: str, **changes: Any) -> TrainOptions:
-    defaults: dict[str, Any] = {
-        "bits": 8,
-        "backbone": "resnet-small",
-        "weights": "none",
-        "size": 16,
-        "fit": "stretch",
-        "epochs": 4,
-        "batch": 8,
-        "validation": 0.25,
-        "evaluate_every": 1,
-        "device": "cpu",
-    }
-    if issubclass(METHODS[method], Shallow):
-        defaults = {name: value for name, value in defaults.items() if name not in TRAINED_ONLY}
-    return TrainOptions(images=images, out=out, method=method, **{**defaults, **changes})
-
-
-def stop_after(epoch: int) -> Any:
-    def stop(progress: Progress) -> None:
-        if progress.epoch == epoch and progress.done == progress.total:
-            raise KeyboardInterrupt
-
-    return stop
 
 
 @pytest.mark.slow
@@ -70,7 +28,7 @@ def test_cut_off_and_continued_is_the_same_training(images: Path, tmp_path: Path
     whole = train(options(images, tmp_path / "whole.pt", method))
     cut = options(images, tmp_path / "cut.pt", method)
     with pytest.raises(KeyboardInterrupt):
-        train(cut, progress=stop_after(2))
+        train(cut, progress=StopAt(2))
     continued = train(cut, resume=True)
     assert [row.loss for row in continued.history] == [row.loss for row in whole.history]
     one, two = (Encoder.load(result.out, "cpu") for result in (whole, continued))
@@ -220,7 +178,7 @@ def test_no_model_without_learned_codes_is_the_best(images: Path, tmp_path: Path
     assert [row.validation_map is None for row in result.history] == [True, True, False, False]
     assert result.best_epoch >= 3
     with pytest.raises(KeyboardInterrupt):
-        train(options(images, tmp_path / "n.pt", "adsh", epochs=4), progress=stop_after(2))
+        train(options(images, tmp_path / "n.pt", "adsh", epochs=4), progress=StopAt(2))
     assert Encoder.load(tmp_path / "n.pt", "cpu").learned is None
 
 
@@ -231,7 +189,7 @@ def test_weights_may_move_between_sittings(images: Path, tmp_path: Path) -> None
         path.parent.mkdir()
         torch.save(backbone.body.state_dict(), path)
     with pytest.raises(KeyboardInterrupt):
-        train(options(images, tmp_path / "m.pt", "dhida", weights=first), progress=stop_after(1))
+        train(options(images, tmp_path / "m.pt", "dhida", weights=first), progress=StopAt(1))
     first.unlink()
     assert len(train(options(images, tmp_path / "m.pt", "dhida", weights=moved), resume=True).history) == 4
     torch.save(build_backbone("resnet-small").body.state_dict(), moved)
@@ -241,7 +199,7 @@ def test_weights_may_move_between_sittings(images: Path, tmp_path: Path) -> None
 
 def test_a_shallow_method_does_not_continue_a_deep_one(images: Path, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
-        train(options(images, tmp_path / "m.pt", "dhida"), progress=stop_after(1))
+        train(options(images, tmp_path / "m.pt", "dhida"), progress=StopAt(1))
     state = (tmp_path / "m.training" / "state.pt").read_bytes()
     with pytest.raises(TrainingError, match="holds a training of 'dhida', which itq cannot continue"):
         train(options(images, tmp_path / "m.pt", "itq"), resume=True)

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from hashfaiss.errors import ArgumentError, ImageError, TrainingError
+from hashfaiss.files import content_digest
 from hashfaiss.images import Preprocessing, decode_image, read_bytes
-from hashfaiss.segments import DIGEST_BYTES
 
 LabelledImages = Sequence[tuple[str, tuple[str, ...]]]
 Augment = Literal["none", "flip", "crop"]
@@ -182,7 +182,7 @@ def _decode(
             image = preprocessing.resize(decode_image(data, path), margin)
         except ImageError as error:
             return error.reason
-        return image, hashlib.blake2b(data, digest_size=DIGEST_BYTES).digest()
+        return image, content_digest(data)
 
     waiting = iter(images)
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as threads:

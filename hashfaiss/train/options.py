@@ -134,13 +134,14 @@ class TrainOptions:
         values["device"] = str(device)
         if self.precision == "auto":
             values["precision"] = "float32" if issubclass(kind, SteppingMethod) else fastest_precision(device)
-        return _with_size(Settings(**values))
+        settings = Settings(**values)
+        return dataclasses.replace(settings, size=settings.preprocessing.size)
 
     def _check_idle(self, kind: type[Method] | type[Shallow], default: str) -> None:
         """Refuse a setting that would change nothing, and its user not know."""
-        given = {item.name for item in dataclasses.fields(self) if getattr(self, item.name) is not None}
+        idle = {name for name in idle_settings(kind) if getattr(self, name) is not None}
         if issubclass(kind, Shallow):
-            for name in TRAINED_ONLY & given:
+            for name in idle:
                 raise ArgumentError(
                     f"{name}={getattr(self, name)!r} is a setting of networks that are trained, and {self.method!r} is "
                     "fitted once on the features of one that stays as it is: leave it out"
@@ -150,7 +151,7 @@ class TrainOptions:
                     f"augment is {self.augment!r}: {self.method} is fitted once, to the images as they are; give 'none'"
                 )
         if issubclass(kind, SteppingMethod):
-            for name in OPTIMISER_ONLY & given:
+            for name in idle:
                 raise ArgumentError(
                     f"{name}={getattr(self, name)!r} is a setting of the trainer's optimiser, and {self.method!r} "
                     "takes its own steps: leave it out, or see its options"
@@ -229,8 +230,11 @@ class Settings:
         return preprocessing
 
 
-def _with_size(settings: Settings) -> Settings:
-    return dataclasses.replace(settings, size=settings.preprocessing.size)
+def idle_settings(kind: type[Method] | type[Shallow]) -> set[str]:
+    """Fields of `TrainOptions` that mean nothing to a method of this class."""
+    if issubclass(kind, Shallow):
+        return TRAINED_ONLY
+    return OPTIMISER_ONLY if issubclass(kind, SteppingMethod) else set()
 
 
 def _check(values: Mapping[str, Any]) -> None:

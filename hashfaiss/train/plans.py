@@ -19,8 +19,8 @@ from hashfaiss.errors import ArgumentError, TrainingError
 from hashfaiss.labels import labelled_images
 from hashfaiss.networks.backbones import BACKBONES, weights_identity
 from hashfaiss.train.checks import check_training_set
-from hashfaiss.train.methods import Shallow, SteppingMethod, method_class
-from hashfaiss.train.options import OPTIMISER_ONLY, TRAINED_ONLY, Settings, TrainOptions
+from hashfaiss.train.methods import Shallow, method_class
+from hashfaiss.train.options import Settings, TrainOptions, idle_settings
 from hashfaiss.train.protocols import OUR_FILES, Split
 from hashfaiss.train.recipes import load_recipe, with_changes
 from hashfaiss.train.tables import Row, Table
@@ -165,11 +165,8 @@ def lay_over(table: Table, row: Row, dataset: str | None, overrides: Mapping[str
         chosen = with_changes(chosen, layer)
         constants |= layer.get("method_options", {})
     chosen["method_options"] = constants
-    kind = method_class(row.method)
-    idle = {Shallow: TRAINED_ONLY, SteppingMethod: OPTIMISER_ONLY}
-    for base, names in idle.items():
-        if issubclass(kind, base):
-            chosen = {name: value for name, value in chosen.items() if name not in names}
+    idle = idle_settings(method_class(row.method))
+    chosen = {name: value for name, value in chosen.items() if name not in idle}
     if "weights" in overrides:
         chosen["weights"] = weights_of(overrides["weights"], chosen["backbone"])
     return chosen

@@ -67,8 +67,10 @@ class TrainResult:
     history: list[Epoch]
 
 
-def training_facts(settings: Settings, data: TrainingData) -> dict[str, Any]:
-    """What a model file tells of its training, beside its results."""
+def training_facts(
+    settings: Settings, data: TrainingData, best_epoch: int, validation_map: float | None, loss: float, seconds: float
+) -> dict[str, Any]:
+    """What a model file tells of its training: settings, data and results."""
     return {
         **asdict(settings),
         "training_images": len(data.training),
@@ -76,6 +78,10 @@ def training_facts(settings: Settings, data: TrainingData) -> dict[str, Any]:
         "skipped_images": len(data.skipped),
         "data": data.fingerprint,
         "torch": str(torch.__version__),
+        "best_epoch": best_epoch,
+        "validation_map": validation_map,
+        "loss": loss,
+        "seconds": seconds,
     }
 
 

@@ -103,7 +103,8 @@ def reproduce(options: ReproduceOptions, display: Display | None = None) -> Repr
     none can be, the first reason is raised. Everything is checked before the first training starts.
 
     Raises:
-        ArgumentError: an unknown table, row or setting, or a result in `out` that cannot be read.
+        ArgumentError: an unknown table, row or setting.
+        TrainingError: a result in `out` is damaged.
         HashfaissError: see `train`, `make_split` and `evaluate_index`.
         KeyboardInterrupt: passed on; the same call carries on.
     """

@@ -67,13 +67,7 @@ def fit_shallow(settings: Settings, data: TrainingData, folder: Path, tell: Call
     )
     score = Selection(settings, data).score(encoder)
     seconds = time.monotonic() - started
-    encoder.facts = {
-        **training_facts(settings, data),
-        "best_epoch": 1,
-        "validation_map": score,
-        "loss": loss,
-        "seconds": seconds,
-    }
+    encoder.facts = training_facts(settings, data, 1, score, loss, seconds)
     encoder.save(settings.out)
     (folder / "state.pt").unlink(missing_ok=True)
     history = [Epoch(1, loss, score, 0.0, clock.images_per_second, seconds)]

@@ -162,6 +162,7 @@ class _Run:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.precision == "float16")
         self.images = images.to(self.device) if self._fits(images) else images
         self.selection = Selection(settings, data)
+        self.identity = _identity(settings, data)
         self.history: list[Epoch] = []
         self.best_epoch = 0
         self.best_map: float | None = None
@@ -206,7 +207,7 @@ class _Run:
         Raises:
             TrainingError: it was made with other settings or images, or its model file is gone.
         """
-        mine = self._settings()
+        mine = self.identity
         differ = [name for name, value in mine.items() if state["settings"].get(name) != value]
         if differ:
             pairs = "; ".join(f"{name} was {state['settings'].get(name)!r}, is {mine[name]!r}" for name in differ)
@@ -281,13 +282,7 @@ class _Run:
             raise self._diverged(epoch) from None
         if score is None or self.best_map is None or score > self.best_map:
             self.best_epoch, self.best_map = epoch, score
-            encoder.facts = {
-                **training_facts(self.settings, self.data),
-                "best_epoch": epoch,
-                "validation_map": score,
-                "loss": loss,
-                "seconds": self._seconds(),
-            }
+            encoder.facts = training_facts(self.settings, self.data, epoch, score, loss, self._seconds())
             encoder.save(self.settings.out)
         return score
 
@@ -302,14 +297,9 @@ class _Run:
             f"{self.settings.precision}): lower the learning rate, or train in float32"
         )
 
-    def _settings(self) -> dict[str, Any]:
-        kept = {name: value for name, value in asdict(self.settings).items() if name not in FREE_SETTINGS}
-        kept["weights"] = weights_identity(self.settings.weights)
-        return {**kept, "images and labels": self.data.fingerprint}
-
     def _state(self) -> dict[str, Any]:
         return {
-            "settings": self._settings(),
+            "settings": self.identity,
             "network": self.network.state_dict(),
             "method": self.method.state_dict(),
             "optimiser": self.optimiser.state_dict(),
@@ -328,6 +318,12 @@ class _Run:
             return False
         free, _ = torch.cuda.mem_get_info(self.device)
         return images.nbytes < free / 4
+
+
+def _identity(settings: Settings, data: TrainingData) -> dict[str, Any]:
+    """What two sittings of one training have in common."""
+    kept = {name: value for name, value in asdict(settings).items() if name not in FREE_SETTINGS}
+    return {**kept, "weights": weights_identity(settings.weights), "images and labels": data.fingerprint}
 
 
 def _batches(chosen: Tensor, size: int, generator: torch.Generator) -> Sequence[Tensor]:
