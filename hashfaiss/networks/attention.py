@@ -87,7 +87,8 @@ class ChannelAttention(nn.Module):
             energy = _no_half(values) @ _no_half(values).transpose(1, 2)
             # DANet's rowmax(M) - M and the inert reading of IDA are one softmax; see the top of this module.
             weights = attention_weights(energy, self.stat_axis or "softmax")
-        return weights.to(values.dtype) @ values
+        attended: Tensor = weights.to(values.dtype) @ values
+        return attended
 
 
 class DualAttention(nn.Module):
