@@ -79,7 +79,7 @@ class ChannelAttention(nn.Module):
         """Feature map (n, C, H, W) → the same shape."""
         values = feature_map.flatten(2)
         at_once = max(1, CACHED // values.shape[1] ** 2) if values.device.type == "cpu" else max(1, len(values))
-        attended = torch.cat([self._attend(part) for part in values.split(at_once)])
+        attended = torch.cat([self._attend(part) for part in torch.split(values, at_once)])
         return self.beta * attended.view_as(feature_map) + feature_map
 
     def _attend(self, values: Tensor) -> Tensor:
