@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hashfaiss.codes import hamming, pack
 from hashfaiss.errors import ArgumentError, CorruptIndexError
 from hashfaiss.indexes import KINDS, Answers, CodeIndex, Distinct, code_index, parse_kind
-from hashfaiss.indexes import hash as hash_kind
+from hashfaiss.indexes import buckets as bucket_kinds
 
 BITS = (1, 7, 12, 16, 64, 100)
 
@@ -77,8 +77,9 @@ def test_answers_equal_brute_force_where_exact(collection, k, radius):
     nearest, near = index.search(queries, k), index.within(queries, radius)
     check(index, codes, ids, queries, nearest, k=k)
     check(index, codes, ids, queries, near, radius=radius)
-    complete = index.kind.complete_radius
-    if kind == "flat" or f"b={complete}," in kind:
+    flips = index.kind.parameters.get("flips")
+    complete = bits if flips is None else index.kind.complete_at(flips)
+    if complete == bits:
         assert nearest.exact.all()
         assert np.diff(nearest.offsets).tolist() == [min(k, len(ids))] * len(queries)
     if min(radius, bits) <= complete:
@@ -96,6 +97,13 @@ def test_hash_answers_are_sometimes_exact_and_sometimes_not():
     assert 0 < answers.exact.mean() < 1
 
 
+@pytest.fixture
+def bits_in_order(monkeypatch):
+    """Buckets by the first bits, for codes planted there."""
+    monkeypatch.setattr(bucket_kinds, "balanced_order", lambda codes, bits, *_: np.arange(bits, dtype=np.int32))
+
+
+@pytest.mark.usefixtures("bits_in_order")
 @pytest.mark.parametrize("flips", [0, 1, 2, 3])
 def test_hash_finds_all_within_flips_and_no_certificate_goes_further(flips):
     query = np.zeros((1, 8), np.uint8)
@@ -112,6 +120,7 @@ def test_hash_finds_all_within_flips_and_no_certificate_goes_further(flips):
     assert (both.ids.tolist(), both.exact.tolist()) == ([5], [False])
 
 
+@pytest.mark.usefixtures("bits_in_order")
 def test_an_uncertain_tie_is_not_certified():
     """The nearest found is at flips + 1, where a smaller id may hide in a bucket not visited."""
     codes = np.zeros((2, 8), np.uint8)
@@ -145,19 +154,26 @@ def test_distinct_groups_and_expands_as_a_dictionary_does(seed, bits, n, k):
     groups: dict[bytes, list[int]] = {}
     for code, image in zip(codes, ids.tolist(), strict=True):
         groups.setdefault(code.tobytes(), []).append(image)
-    found = [distinct.ids[a:b].tolist() for a, b in zip(distinct.starts[:-1], distinct.starts[1:], strict=True)]
+    ends = distinct.lengths(np.arange(len(distinct))).cumsum()
+    found = [ids.tolist() for ids in np.split(distinct.ids, ends[:-1])] if n else []
+    assert (distinct.starts is None) == (len(groups) == n)
+    positions = distinct.of_code()
+    assert [distinct.codes[p].tobytes() for p in positions] == [code for code, had in groups.items() for _ in had]
     assert {code.tobytes(): ids for code, ids in zip(distinct.codes, found, strict=True)} == groups
     assert found == list(groups.values())  # in order of the smallest id
     assert len(distinct) == len(groups)
     near = hamming(queries, distinct.codes).astype(np.int32)
     positions = np.argsort(near, axis=1, kind="stable")
-    counts = np.full(len(queries), len(distinct))
-    offsets, got, _ = distinct.expand(counts, positions.ravel(), np.sort(near, axis=1).ravel(), k)
+    limits = np.arange(len(queries) + 1) * len(distinct)
+    offsets, got, _ = distinct.expand(limits, positions.ravel(), np.sort(near, axis=1).ravel(), k)
     for row, query in enumerate(queries):
         assert got[offsets[row] : offsets[row + 1]].tolist() == oracle(codes, ids, query, k)[0]
 
 
-@pytest.mark.parametrize("kind", ["flat", "hash:b=4,flips=4", "hash:b=12", "auto"])
+@pytest.mark.parametrize(
+    "kind",
+    ["flat", "hash:b=4,flips=4", "hash:b=12", "multihash:tables=3,b=5", "ivf", "ivf:lists=3,probes=2", "hnsw", "auto"],
+)
 @pytest.mark.parametrize("n", [0, 1, 2, 3, 4, 8, 100, 1024])
 def test_dump_and_load_answer_the_same(kind, n):
     codes, ids, queries = make(n, 20, n, 9, "clustered")
@@ -199,9 +215,11 @@ def test_load_refuses_another_index():
 @pytest.mark.parametrize(
     "kind",
     [
-        "", "Flat", "flat:", "flat:b=1", "ivf", "auto:b=3", "hash:c=3", "hash:b", "hash:b=", "hash:b=-1", "hash:b=1.5",
-        "hash:b=0", "hash:b=21", "hash:b=33", "hash:b=999999999", "hash:b=" + "9" * 40, "hash:b=8,flips=9",
-        "hash:b=16,flips=17", "hash:flips=" + "9" * 30, "hash:b=2 ,flips=1", "hash,b=3", ":b=3", "hash:b==3",
+        "", "Flat", "flat:", "flat:b=1", "ivf:b=3", "ivf:lists=0", "ivf:probes=0", "hnsw:m=1", "hnsw:ef=0",
+        "gpu:x=1", "multihash:tables=0", "multihash:tables=21", "multihash:tables=3,b=7", "multihash:b=4,flips=5",
+        "auto:b=3", "hash:c=3", "hash:b", "hash:b=", "hash:b=-1", "hash:b=1.5", "hash:b=0", "hash:b=21", "hash:b=33",
+        "hash:b=999999999", "hash:b=" + "9" * 40, "hash:b=8,flips=9", "hash:b=16,flips=17", "hash:flips=" + "9" * 30,
+        "hash:b=2 ,flips=1", "hash,b=3", ":b=3", "hash:b==3",
     ],
 )  # fmt: skip
 def test_bad_kinds_are_told(kind):
@@ -347,7 +365,8 @@ def test_batches_count_the_buckets_a_hash_looks_into(monkeypatch):
     codes, ids, queries = make(8, 64, 20, 40, "random")
     index = CodeIndex(codes, ids, 64, "hash:b=16,flips=3")
     assert index.kind.buckets == 1 + 16 + 120 + 560
-    monkeypatch.setattr(code_index, "WORK_PER_CALL", 10 * 256 * 697 + 10 * 1000)
+    monkeypatch.setattr(code_index, "WORK_PER_CALL", 10 * index._work(index.kind, 3) + 5)
+    assert index.kind.work >= 256 * 697
     calls = []
     nearest = index._nearest
     monkeypatch.setattr(index, "_nearest", lambda q, *a: calls.append(len(q)) or nearest(q, *a))
@@ -359,18 +378,21 @@ def test_batches_count_the_words_of_a_code_and_the_heap_of_k():
     """Measured with 1 << 28 pairs a call, on 500,000 codes of 64 bits unless said: seconds a call took."""
     index = CodeIndex(*make(1, 64, 1, 1, "random")[:2], 64)
 
+    class kind:
+        work = 0.0
+
     def seconds(bits, n, k, measured):
         index.bits = bits
-        index.distinct = np.empty(n)  # its length is what counts
-        pairs = (code_index.WORK_PER_CALL // index._work(min(k, n))) * n
+        kind.work = float(n)
+        pairs = (code_index.WORK_PER_CALL // index._work(kind, min(k, n))) * n
         return measured * pairs / (1 << 28)
 
     assert 0.05 < seconds(1024, 500_000, 10, 6.3) < 0.5
     assert 0.05 < seconds(64, 500_000, 1000, 1.9) < 0.5
     assert 0.05 < seconds(64, 500_000, 7800, 5.1) < 0.5
-    work = [[index._work(k) for k in (0, 1, 2, 10, 1000, 7800, 400_000, 500_000)]]
+    work = [[index._work(kind, k) for k in (0, 1, 2, 10, 1000, 7800, 400_000, 500_000)]]
     index.bits = 1024
-    work.append([index._work(k) for k in (0, 1, 2, 10, 1000, 7800, 400_000, 500_000)])
+    work.append([index._work(kind, k) for k in (0, 1, 2, 10, 1000, 7800, 400_000, 500_000)])
     assert (np.diff(work, axis=0) > 0).all()
     assert (np.diff(work, axis=1) > 0).all()
 
@@ -388,7 +410,7 @@ def test_all_flips_are_possible_where_the_buckets_are_few():
     codes, ids, queries = make(10, 64, 40, 3, "random")
     for b in (9, 12, 20):
         kind = parse_kind(f"hash:b={b},flips={b}", 64, 0)
-        assert (kind.buckets, kind.complete_radius) == (1 << b, 64)
+        assert (kind.buckets, kind.complete_at(b)) == (1 << b, 64)
     answers = CodeIndex(codes, ids, 64, "hash:b=12,flips=12").search(queries, 7)
     check(None, codes, ids, queries, answers, k=7)
     assert answers.exact.all()
@@ -406,7 +428,7 @@ def test_without_b_the_bits_fit_the_flips():
 def test_a_hash_is_built_in_slices(monkeypatch):
     codes, ids, queries = make(11, 64, 150, 5, "random")
     whole = CodeIndex(codes, ids, 64, "hash:b=6,flips=2")
-    monkeypatch.setattr(hash_kind, "CODES_PER_ADD", 40)
+    monkeypatch.setattr(bucket_kinds, "CODES_PER_ADD", 40)
     added = []
     add = faiss.IndexBinaryHash.add
     monkeypatch.setattr(faiss.IndexBinaryHash, "add", lambda self, x: added.append(len(x)) or add(self, x))

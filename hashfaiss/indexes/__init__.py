@@ -2,6 +2,7 @@
 
     CodeIndex     codes and ids → answers; the one class the rest of hashfaiss searches with
     Answers       ids and distances of each query, without padding, and whether they are certified exact
+    tune          measures kinds on the codes at hand and chooses one
     KINDS         the kinds of FAISS index there are, and what each can do
 
 This room knows codes, ids and FAISS; it imports no torch.
@@ -12,5 +13,6 @@ from hashfaiss.indexes.code_index import CodeIndex
 from hashfaiss.indexes.distinct import Distinct
 from hashfaiss.indexes.kind import Abilities, Kind
 from hashfaiss.indexes.kinds import KINDS, parse_kind
+from hashfaiss.indexes.tuning import Trial, Tuning, tune
 
-__all__ = ["KINDS", "Abilities", "Answers", "CodeIndex", "Distinct", "Kind", "parse_kind"]
+__all__ = ["KINDS", "Abilities", "Answers", "CodeIndex", "Distinct", "Kind", "Trial", "Tuning", "parse_kind", "tune"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from math import log, log2
 from typing import Any
 
@@ -14,20 +15,24 @@ import numpy.typing as npt
 from hashfaiss.codes import Codes, check_bits, check_codes, code_bytes
 from hashfaiss.errors import ArgumentError, CorruptIndexError
 from hashfaiss.indexes.answers import Answers
-from hashfaiss.indexes.distinct import Distinct, Int64
+from hashfaiss.indexes.distinct import Distinct
+from hashfaiss.indexes.flat import Flat
+from hashfaiss.indexes.kind import Found, Int32, Int64, Kind
 from hashfaiss.indexes.kinds import parse_kind
-
-Distances = npt.NDArray[np.int32]
+from hashfaiss.indexes.saved import join_arrays, split_arrays
+from hashfaiss.indexes.tuning import FLAT_UP_TO, Tuning, tune
 
 # One call into FAISS cannot be interrupted, so its work is bounded. The unit of work is about a nanosecond of one
 # core at most (measured for K from 40 to 1024 and k up to 500,000): the bound is about 0.15 s, and half a second where
 # other programs keep the cores busy ...
 WORK_PER_CALL = 1 << 27
 WORK_PER_PAIR = 2  # to compare two codes, besides one for each of their 64-bit words
-WORK_PER_BUCKET = 256  # to look for a bucket
 WORK_PER_LEVEL = 10  # to move an answer one level up or down the heap of the k nearest
 # ... and returns at most this many answers, so that memory does not follow the number of queries.
 ANSWERS_PER_CALL = 1 << 22
+
+
+TRY = 0.08  # of a flat scan is risked on probes that may spare it
 
 
 class CodeIndex:
@@ -35,10 +40,12 @@ class CodeIndex:
 
     Attributes:
         bits: K.
-        kind: the kind of FAISS index, with its parameters.
+        kind: the kind of FAISS index, with its parameters, and the index itself.
         distinct: the codes FAISS holds, and the ids that have them.
-        faiss: the `faiss.IndexBinary`; its ids are positions in `distinct.codes`.
+        tuning: what `auto` measured and chose from, where it did.
     """
+
+    tuning: Tuning | None = None
 
     def __init__(self, codes: Codes, ids: npt.ArrayLike, bits: int, kind: str = "auto") -> None:
         """Index `codes` (n, ceil(bits/8)) under `ids` (n,): whole numbers >= 0, each once.
@@ -49,109 +56,177 @@ class CodeIndex:
         self.bits = check_bits(bits)
         self.distinct = Distinct.of(*_by_id(check_codes(codes, bits), ids))
         self.kind = parse_kind(kind, bits, len(self.distinct))
-        self.faiss = self.kind.build(self.distinct.codes)
+        if kind == "auto" and len(self.distinct) > FLAT_UP_TO:
+            self.kind, self.tuning = tune(self.distinct.codes, bits)
+        else:
+            self.kind.build(self.distinct.codes)
+
+    @classmethod
+    def _of(cls, bits: int, distinct: Distinct, kind: Kind) -> CodeIndex:
+        index = cls.__new__(cls)
+        index.bits, index.distinct, index.kind = bits, distinct, kind
+        return index
 
     @classmethod
     def load(cls, data: bytes, codes: Codes, ids: npt.ArrayLike, bits: int, kind: str) -> CodeIndex:
-        """Take the FAISS index from `data` (of `dump`), for the same codes, ids and kind it was made of.
+        """Take the index from `data` (of `dump`), for the same codes, ids and kind it was made of.
 
         `data` must be known to be what `dump` returned (by its digest): FAISS checks little of what it reads.
 
         Raises:
             CorruptIndexError: `data` is an index of something else.
         """
-        index = cls.__new__(cls)
-        index.bits = bits
-        index.distinct = Distinct.of(*_by_id(check_codes(codes, bits), ids))
-        index.kind = parse_kind(kind, bits, len(index.distinct))
+        codes, checked = _by_id(check_codes(codes, bits), ids)
+        arrays = split_arrays(data)
         try:
-            loaded = faiss.deserialize_index_binary(np.frombuffer(data, dtype=np.uint8))
+            distinct = Distinct.restore(codes, checked, arrays)
+            made = parse_kind(kind, bits, len(distinct))
+            if not arrays["faiss"].size:
+                made.build(distinct.codes)
+                return cls._of(bits, distinct, made)
+            loaded = faiss.deserialize_index_binary(arrays["faiss"].astype(np.uint8, copy=False))
+            if loaded.d != 8 * code_bytes(bits) or loaded.ntotal != len(distinct) or not made.accepts(loaded):
+                raise ValueError
+            made.restore(loaded, arrays)
+        except (ValueError, KeyError, IndexError):
+            raise CorruptIndexError(
+                "the FAISS index is of other codes or another kind: delete it, it is rebuilt"
+            ) from None
         except RuntimeError as error:
             raise CorruptIndexError(f"the FAISS index cannot be read ({error}): delete it, it is rebuilt") from None
-        if loaded.d != 8 * code_bytes(bits) or loaded.ntotal != len(index.distinct) or not index.kind.accepts(loaded):
-            raise CorruptIndexError("the FAISS index is of other codes or another kind: delete it, it is rebuilt")
-        index.faiss = loaded
-        return index
+        return cls._of(bits, distinct, made)
 
     def dump(self) -> bytes:
-        """The FAISS index in FAISS's own file format."""
-        data: bytes = faiss.serialize_index_binary(self.faiss).tobytes()
-        return data
+        """The built index, for `load`: FAISS's own format, postings, and what the kind keeps."""
+        saved = faiss.serialize_index_binary(self.faiss) if self.kind.can_be_saved else np.empty(0, np.uint8)
+        return join_arrays({**self.distinct.arrays(), **self.kind.arrays(), "faiss": saved})
+
+    @property
+    def faiss(self) -> Any:
+        """The `faiss.IndexBinary`; its ids are positions in `distinct.codes`."""
+        return self.kind.faiss
+
+    @cached_property
+    def flat(self) -> Kind:
+        """A flat index over the same codes: what every kind falls back to. Made when first needed."""
+        if isinstance(self.kind, Flat):
+            return self.kind
+        flat = Flat(self.bits, len(self.distinct), {})
+        flat.build(self.distinct.codes)
+        return flat
 
     def __len__(self) -> int:
         return len(self.distinct.ids)
 
-    def search(self, queries: Codes, k: int = 10) -> Answers:
-        """The k nearest of each query (n, ceil(bits/8)): min(k, len(self)) of them where `exact`, else maybe fewer."""
+    def only(self, ids: npt.ArrayLike) -> CodeIndex:
+        """A flat index of these ids alone.
+
+        Raises:
+            ArgumentError: one of them is not in this index.
+        """
+        wanted = np.unique(np.asarray(ids, dtype=np.int64))
+        order = np.argsort(self.distinct.ids, kind="stable")
+        places = np.searchsorted(self.distinct.ids, wanted, sorter=order)
+        rows = order[np.minimum(places, len(order) - 1)] if len(order) else np.zeros_like(wanted)
+        missing = np.ones(len(wanted), bool) if not len(order) else self.distinct.ids[rows] != wanted
+        if missing.any():
+            raise ArgumentError(f"the index has no id {wanted[missing][0]}: give ids of its own")
+        codes = self.distinct.codes[self.distinct.of_code()[rows]]
+        return CodeIndex(codes, wanted, self.bits, "flat")
+
+    def search(self, queries: Codes, k: int = 10, exact: bool = False) -> Answers:
+        """The k nearest of each query (n, ceil(bits/8)): min(k, len(self)) of them where `exact`, else maybe fewer.
+
+        Args:
+            exact: probe further, or compare with all codes where that is cheaper, until every answer is certified.
+        """
         k = min(_whole("k", k, 1), max(1, len(self)))
         queries = check_codes(queries, self.bits, "queries")
         found = min(k, len(self.distinct))
         answers = min(k, len(self))
-        return self._batched(queries, answers, self._work(found), lambda batch: self._nearest(batch, k, found))
+        work = self._work(self.kind, found)
+        return self._batched(queries, answers, work, lambda batch: self._nearest(batch, k, found, exact))
 
-    def within(self, queries: Codes, radius: int) -> Answers:
-        """All within Hamming distance `radius` (distance <= radius) of each query; all of them where `exact`."""
-        radius = _whole("radius", radius, 0)
+    def within(self, queries: Codes, radius: int, exact: bool = False) -> Answers:
+        """All within Hamming distance `radius` (distance <= radius) of each query; all of them where `exact`.
+
+        Args:
+            exact: probe further, or compare with all codes where that is cheaper, until every answer is certified.
+        """
+        radius = min(_whole("radius", radius, 0), self.bits)
         queries = check_codes(queries, self.bits, "queries")
-        within = min(radius, self.bits)
-        return self._batched(queries, len(self), self._work(0), lambda batch: self._within(batch, within))
+        work = self._work(self.kind, 0)
+        return self._batched(queries, len(self), work, lambda batch: self._within(batch, radius, exact))
 
-    def _work(self, found: int) -> int:
+    def _work(self, kind: Kind, found: int) -> int:
         """Work of one query that keeps the `found` nearest codes; 0 is for a radius, which needs no heap."""
-        n, width = len(self.distinct), (self.bits + 63) // 64
+        seen, width = max(1.0, kind.work), (self.bits + 63) // 64
         heap = 0.0
         if found:  # codes that come in any order enter the heap found * (1 + ln(n / found)) times
-            heap = WORK_PER_LEVEL * found * (1 + log(n / found)) * log2(2 * found)
-        return (width + WORK_PER_PAIR) * n + WORK_PER_BUCKET * self.kind.buckets + int(heap)
+            heap = WORK_PER_LEVEL * found * (1 + log(max(1.0, seen / found))) * log2(2 * found)
+        return (width + WORK_PER_PAIR) * int(seen) + int(heap)
 
     def _batched(self, queries: Codes, answers: int, work: int, search: Callable[[Codes], Answers]) -> Answers:
-        size = max(1, min(WORK_PER_CALL // max(1, work), ANSWERS_PER_CALL // max(1, answers)))
         with _threads(1 if len(queries) == 1 else None):
-            return Answers.join([search(queries[start : start + size]) for start in range(0, len(queries), size)])
+            parts = [search(queries[rows]) for rows in _slices(len(queries), answers, work)]
+        return parts[0] if len(parts) == 1 else Answers.join(parts)
 
-    def _nearest(self, queries: Codes, k: int, found: int) -> Answers:
+    def _nearest(self, queries: Codes, k: int, found: int, exact: bool) -> Answers:
         if not found:
             return _nothing(len(queries))
-        distances, positions = self.faiss.search(queries, found)
-        complete = self.kind.complete_radius
-        if self.kind.lowest_first:
-            counts = np.full(len(queries), found)
-            flat_positions, flat_distances = positions.ravel(), distances.ravel()
-        else:
-            counts, flat_positions, flat_distances = self._settle_ties(queries, distances, positions)
-        offsets, ids, reached = self.distinct.expand(counts, flat_positions, flat_distances, k)
-        full = np.diff(offsets) == min(k, len(self))
-        last = np.zeros(len(queries), np.int32)
-        last[full] = reached[offsets[1:][full] - 1]
-        exact = full & ((last <= complete) | (counts == len(self.distinct)))
-        return Answers(offsets, ids, reached, exact)
+        best = self.kind.nearest(queries, found)
+        answers = self._answers(best, k)
+        if not exact or answers.exact.all():
+            return answers
+        rows = np.flatnonzero(~answers.exact)
+        counts = np.diff(answers.offsets)[rows]
+        last = np.append(answers.distances, 0)[answers.offsets[rows + 1] - 1]
+        radii = np.where(counts == min(k, len(self)), last, self.bits).astype(np.int32)
+        return self._answers(self._widened(queries, best, rows, radii, found), k)
 
-    def _settle_ties(self, queries: Codes, distances: Distances, positions: Int64) -> tuple[Int64, Int64, Distances]:
-        """Which codes tied at the last place FAISS returns is chance; take all at that distance it can see."""
-        results: list[tuple[Int64, Distances]] = [(positions[0][:0], distances[0][:0])] * len(queries)
-        short = positions[:, -1] < 0  # all that the buckets visited hold
-        for row in np.flatnonzero(short):
-            there = positions[row] >= 0
-            results[row] = (positions[row][there], distances[row][there])
-        for last in np.unique(distances[~short, -1]):
-            rows = np.flatnonzero(~short & (distances[:, -1] == last))
-            limits, near, where = self.faiss.range_search(queries[rows], int(last) + 1)
-            for row, start, end in zip(rows, limits[:-1], limits[1:], strict=True):
-                results[row] = (where[start:end], near[start:end])
-        counts = np.array([len(found) for found, _ in results], dtype=np.int64)
-        flat_positions = np.concatenate([found for found, _ in results])
-        flat_distances = np.concatenate([found for _, found in results]).astype(np.int32)
-        order = np.lexsort((flat_positions, flat_distances, np.repeat(np.arange(len(counts)), counts)))
-        return counts, flat_positions[order], flat_distances[order]
-
-    def _within(self, queries: Codes, radius: int) -> Answers:
+    def _within(self, queries: Codes, radius: int, exact: bool) -> Answers:
         if not len(self):
             return _nothing(len(queries))
-        limits, distances, positions = self.faiss.range_search(queries, radius + 1)  # FAISS's radius is strict
-        counts: Int64 = np.diff(limits).astype(np.int64)
-        order = np.lexsort((positions, distances, np.repeat(np.arange(len(counts)), counts)))
-        offsets, ids, reached = self.distinct.expand(counts, positions[order], distances[order].astype(np.int32), None)
-        return Answers(offsets, ids, reached, np.full(len(queries), radius <= self.kind.complete_radius))
+        best = self.kind.within(queries, radius)
+        rows = np.flatnonzero(best.complete < radius)
+        if exact and len(rows):
+            best = self._widened(queries, best, rows, np.full(len(rows), radius, np.int32), 0)
+        offsets, ids, distances = self.distinct.expand(best.offsets, best.positions, best.distances, None)
+        return Answers(offsets, ids, distances, best.complete >= radius)
+
+    def _answers(self, best: Found, k: int) -> Answers:
+        """Of the codes found the k first images, certified where no code up to the last one's distance was missed."""
+        offsets, ids, distances = self.distinct.expand(best.offsets, best.positions, best.distances, k)
+        full = np.diff(offsets) == min(k, len(self))
+        last = np.append(distances, 0)[offsets[1:] - 1]
+        return Answers(offsets, ids, distances, full & (last <= best.complete))
+
+    def _widened(self, queries: Codes, best: Found, rows: Int64, radii: Int32, found: int) -> Found:
+        """Answer queries `rows` again, completely: all codes within `radii`, or the `found` nearest of all codes."""
+        cheap = self.kind.cost(queries[rows], radii) < len(self.distinct)
+        for radius in np.unique(radii[cheap]).tolist():
+            chosen = rows[cheap & (radii == radius)]
+            best = best.put(chosen, self.kind.ball(queries[chosen], radius))
+        dear = rows[~cheap]
+        if found and len(dear):  # the k-th answer so far may be far away only because nearer ones were not seen
+            reach = self.kind.reach(TRY * len(self.distinct))
+            untried = best.complete[dear] < reach
+            tried = self.kind.ball(queries[dear[untried]], reach) if untried.any() else Found.nothing(0, -1)
+            enough = np.flatnonzero(np.diff(tried.offsets) >= found)
+            best = best.put(dear[untried][enough], tried.rows(enough))
+            dear = np.setdiff1d(dear, dear[untried][enough])
+        for part in _slices(len(dear), found or len(self.distinct), self._work(self.flat, found)):
+            chosen = dear[part]
+            asked = queries[chosen]
+            flat = self.flat.nearest(asked, found) if found else self.flat.within(asked, int(radii[0]))
+            best = best.put(chosen, flat)
+        return best
+
+
+def _slices(queries: int, answers: int, work: int) -> list[slice]:
+    """Cut queries so that no call works too long or returns too much."""
+    size = max(1, min(WORK_PER_CALL // max(1, work), ANSWERS_PER_CALL // max(1, answers)))
+    return [slice(start, start + size) for start in range(0, max(1, queries), size)]
 
 
 def _nothing(queries: int) -> Answers:

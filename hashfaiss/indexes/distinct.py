@@ -10,11 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from hashfaiss.codes import Codes, words
-
-Int64 = npt.NDArray[np.int64]
+from hashfaiss.indexes.kind import Arrays, Int32, Int64, ranges
 
 
 @dataclass(frozen=True)
@@ -23,54 +21,97 @@ class Distinct:
 
     Attributes:
         codes: uint8 (distinct, bytes), in order of smallest id.
-        starts: int64 (distinct + 1,); the ids of code c are ids[starts[c]:starts[c + 1]], ascending.
+        starts: int64 (distinct + 1,); the ids of code c are ids[starts[c]:starts[c + 1]], ascending. None where no
+            code repeats: code c has ids[c] alone.
         ids: int64 (images,).
+        rows: int64 (images,), which of the codes given had each of `ids`; None where no code repeats.
     """
 
     codes: Codes
-    starts: Int64
+    starts: Int64 | None
     ids: Int64
+    rows: Int64 | None = None
 
     @classmethod
     def of(cls, codes: Codes, ids: Int64) -> Distinct:
         """Group `codes` (n, bytes); `ids` (n,) ascend."""
         n = len(codes)
         keys = words(codes)
-        by_code = np.lexsort(keys.T)  # stable: equal codes stay in order of id
+        if keys.shape[1] == 1 and not _repeat(keys[:, 0]):
+            return cls(codes, None, ids)
+        by_code = np.argsort(keys[:, 0], kind="stable") if keys.shape[1] == 1 else np.lexsort(keys.T)  # stable too
         ordered = keys[by_code]
         heads = np.flatnonzero(np.concatenate([np.ones(min(n, 1), bool), (ordered[1:] != ordered[:-1]).any(axis=1)]))
+        if len(heads) == n:
+            return cls(codes, None, ids)
         first = by_code[heads]
         by_id = np.argsort(first)
         lengths = np.diff(np.append(heads, n))[by_id]
         starts = np.concatenate([[0], lengths.cumsum()]).astype(np.int64)
-        rows = by_code[_ranges(heads[by_id], lengths)]
-        return cls(np.ascontiguousarray(codes[first[by_id]]), starts, ids[rows])
+        rows = by_code[ranges(heads[by_id], lengths)]
+        return cls(np.ascontiguousarray(codes[first[by_id]]), starts, ids[rows], rows)
+
+    def arrays(self) -> Arrays:
+        """What `restore` needs beside codes and ids."""
+        if self.starts is None or self.rows is None:
+            return {}
+        return {"starts": self.starts, "rows": self.rows}
+
+    @classmethod
+    def restore(cls, codes: Codes, ids: Int64, arrays: Arrays) -> Distinct:
+        """Take up the postings that `arrays` gave, for the same codes and ids.
+
+        Raises:
+            ValueError, KeyError: they are of other codes.
+        """
+        if "starts" not in arrays:
+            return cls(codes, None, ids)
+        starts, rows = arrays["starts"].astype(np.int64, copy=False), arrays["rows"].astype(np.int64, copy=False)
+        if rows.shape != ids.shape or starts.ndim != 1:
+            raise ValueError("postings")
+        if starts[0] != 0 or starts[-1] != len(ids) or (np.diff(starts) < 1).any() or rows.min() < 0:
+            raise ValueError("postings")
+        return cls(np.ascontiguousarray(codes[rows[starts[:-1]]]), starts, ids[rows], rows)
 
     def __len__(self) -> int:
         return len(self.codes)
 
-    def expand(
-        self, counts: Int64, positions: Int64, distances: npt.NDArray[np.int32], k: int | None
-    ) -> tuple[Int64, Int64, npt.NDArray[np.int32]]:
+    def lengths(self, positions: Int64) -> Int64:
+        """How many images have each of these codes."""
+        if self.starts is None:
+            return np.ones(len(positions), np.int64)
+        return self.starts[positions + 1] - self.starts[positions]
+
+    def of_code(self) -> Int64:
+        """The position of each image's code, in the order of `ids`: int64 (images,)."""
+        positions = np.arange(len(self.codes))
+        return np.repeat(positions, self.lengths(positions))
+
+    def expand(self, offsets: Int64, positions: Int64, distances: Int32, k: int | None) -> tuple[Int64, Int64, Int32]:
         """From distinct codes to images.
 
         Args:
-            counts: codes found for each query (queries,).
+            offsets: (queries + 1,), where each query's codes begin and end.
             positions, distances: the codes found, query by query, each sorted by (distance, position).
             k: keep the first k images of a query; None keeps all.
 
         Returns:
             offsets (queries + 1,), ids and distances of the images, each query sorted by (distance, id).
         """
+        counts = np.diff(offsets)
+        if self.starts is None:
+            if k is not None and (counts > k).any():
+                kept = np.minimum(counts, k)
+                chosen = ranges(offsets[:-1], kept)
+                offsets, positions, distances = _offsets(kept), positions[chosen], distances[chosen]
+            return offsets, self.ids[positions], distances
         queries = np.repeat(np.arange(len(counts)), counts)
         lengths = self.starts[positions + 1] - self.starts[positions]
-        if len(self.ids) == len(self.codes) and (k is None or (counts <= k).all()):
-            return _offsets(counts), self.ids[positions], distances
         if k is not None:
             wanted = _before_level(queries, distances, lengths) < k
             queries, positions, distances = queries[wanted], positions[wanted], distances[wanted]
             lengths = np.minimum(lengths[wanted], k)  # within one code, ids ascend: the first k suffice
-        ids = self.ids[_ranges(self.starts[positions], lengths)]
+        ids = self.ids[ranges(self.starts[positions], lengths)]
         queries, distances = np.repeat(queries, lengths), np.repeat(distances, lengths)
         order = np.lexsort((ids, distances, queries))
         found = np.bincount(queries, minlength=len(counts))
@@ -81,7 +122,12 @@ class Distinct:
         return _offsets(found), ids[order], distances[order]
 
 
-def _before_level(queries: Int64, distances: npt.NDArray[np.int32], lengths: Int64) -> Int64:
+def _repeat(keys: np.ndarray) -> bool:
+    ordered = np.sort(keys)
+    return bool((ordered[1:] == ordered[:-1]).any())
+
+
+def _before_level(queries: Int64, distances: Int32, lengths: Int64) -> Int64:
     """For each code found: how many images of its query are strictly nearer."""
     before = np.cumsum(lengths) - lengths
     new_query = np.ones(len(queries), bool)
@@ -96,11 +142,3 @@ def _before_level(queries: Int64, distances: npt.NDArray[np.int32], lengths: Int
 
 def _offsets(counts: Int64) -> Int64:
     return np.concatenate([[0], counts.cumsum()]).astype(np.int64)
-
-
-def _ranges(starts: Int64, lengths: Int64) -> Int64:
-    """starts[0], starts[0] + 1, … (lengths[0] of them), starts[1], …"""
-    ends = lengths.cumsum()
-    total = int(ends[-1]) if len(ends) else 0
-    shifted: Int64 = np.arange(total) + np.repeat(starts - (ends - lengths), lengths)
-    return shifted

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import faiss
+import numpy as np
 
 from hashfaiss.codes import Codes, code_bytes
-from hashfaiss.indexes.kind import Abilities, Kind
+from hashfaiss.indexes.kind import Abilities, Floats, Found, Int32, Kind
 
 
 class Flat(Kind):
@@ -17,17 +20,32 @@ class Flat(Kind):
         guarantee="every answer is exact",
         bytes_per_code="K/8",
         parameters={},
+        radius=True,
+        exact="every answer is",
     )
-    lowest_first = True
 
-    def build(self, codes: Codes) -> faiss.IndexBinary:
-        index = faiss.IndexBinaryFlat(8 * code_bytes(self.bits))
-        index.add(codes)  # at once: 10 million codes take 0.05 s, and slices would leave up to twice the memory
-        return index
+    def build(self, codes: Codes) -> None:
+        self.faiss = faiss.IndexBinaryFlat(8 * code_bytes(self.bits))
+        self.faiss.add(codes)  # at once: 10 million codes take 0.05 s, and slices would leave up to twice the memory
 
-    def accepts(self, index: faiss.IndexBinary) -> bool:
+    def accepts(self, index: Any) -> bool:
         return isinstance(index, faiss.IndexBinaryFlat)
 
+    def nearest(self, queries: Codes, k: int) -> Found:
+        distances, positions = self.faiss.search(queries, k)  # FAISS.md section 1: in (distance, position) order
+        offsets = np.arange(0, k * len(queries) + 1, k)
+        return Found(offsets, positions.ravel(), distances.ravel(), np.full(len(queries), self.bits, np.int32))
+
+    def within(self, queries: Codes, radius: int) -> Found:
+        limits, distances, positions = self.faiss.range_search(queries, radius + 1)  # FAISS's radius is strict
+        return Found.of_ball(limits, distances, positions, np.full(len(queries), self.bits, np.int32))
+
+    def cost(self, queries: Codes, radii: Int32) -> Floats:
+        return np.full(len(queries), float(self.faiss.ntotal))
+
+    def ball(self, queries: Codes, radius: int) -> Found:
+        return self.within(queries, radius)
+
     @property
-    def complete_radius(self) -> int:
-        return self.bits
+    def work(self) -> float:
+        return float(self.faiss.ntotal)

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 from hashfaiss.errors import ArgumentError
 from hashfaiss.indexes.flat import Flat
+from hashfaiss.indexes.gpu import GpuFlat
 from hashfaiss.indexes.hash import Hash
+from hashfaiss.indexes.hnsw import HNSW
+from hashfaiss.indexes.ivf import IVF
 from hashfaiss.indexes.kind import Kind
+from hashfaiss.indexes.multihash import MultiHash
 
-KINDS: dict[str, type[Kind]] = {"flat": Flat, "hash": Hash}
+KINDS: dict[str, type[Kind]] = {kind.name: kind for kind in (Flat, Hash, MultiHash, IVF, HNSW, GpuFlat)}
 
 
 def parse_kind(text: str, bits: int, distinct: int) -> Kind:
-    """Read `flat`, `hash` or `hash:b=16,flips=2`; `auto` is the kind for `distinct` codes of `bits` bits.
+    """Read `flat`, `hash` or `hash:b=16,flips=2` for `distinct` codes of `bits` bits.
+
+    `auto` is read as flat: `hashfaiss.indexes.tuning` chooses by measuring, where there are codes to measure.
 
     Raises:
         ArgumentError: an unknown kind or parameter, or a value outside its range.
     """
     name, _, settings = text.partition(":")
     if name == "auto" and not settings:
-        name = "flat"  # exact, and under 2 ms a query up to a million distinct codes
+        name = "flat"
     if name not in KINDS:
         raise ArgumentError(
             f"there is no index kind {text!r}: give auto, {', '.join(KINDS)}, or such as hash:b=16,flips=2"

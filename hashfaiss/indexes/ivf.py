@@ -1,0 +1,162 @@
+"""IVF: codes in lists round centroids; a query looks into the lists with the nearest centroids."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import faiss
+import numpy as np
+import numpy.typing as npt
+
+from hashfaiss.codes import Codes, code_bytes, hamming
+from hashfaiss.indexes.kind import SPARE, Abilities, Arrays, Floats, Found, Int32, Int64, Kind
+
+CODES_PER_ADD = 1 << 18  # a call into FAISS cannot be interrupted
+TRAINED_ON = 64  # codes for each list; FAISS asks for 39 or more
+SCAN = 1.2  # a code in a list costs this many in a flat scan (measured: 0.9 to 1.4),
+LIST = 25.0  # and a list as many as this on top, its centroid's comparison included.
+SEED = 1234
+LARGE = 20_000  # a list that holds nothing is this far away
+ROWS = 64  # queries whose distances from all centroids stay in the processor's cache
+
+
+class IVF(Kind):
+    """`faiss.IndexBinaryIVF`: lists of codes round centroids that k-means finds.
+
+    With r_c the greatest distance of a code in list c from its centroid, a code of that list is at least d(q, c) - r_c
+    away from q (triangle inequality). A query has therefore seen every code nearer than the least such bound among
+    the lists it did not visit.
+    """
+
+    name = "ivf"
+    abilities = Abilities(
+        summary="looks into the lists of codes whose centroids are nearest",
+        guarantee="exact where the lists not visited are provably too far; each answer says whether they are",
+        bytes_per_code="K/8 + 8",
+        parameters={
+            "lists": "lists of codes (default: about sqrt(distinct codes), 1 to 65536)",
+            "probes": "lists a query looks into (default 8)",
+        },
+        radius=True,
+        exact="visits every list that may hold an answer",
+    )
+
+    def complete(self, distinct: int, given: dict[str, int]) -> dict[str, int]:
+        fitting = min(1 << 16, max(1, distinct))
+        chosen = 1 << max(0, round(np.log2(max(1, distinct)) / 2))  # 1,024 lists for a million codes
+        lists = self.within_range("lists", given.get("lists", min(fitting, chosen)), 1, 1 << 16)
+        lists = min(lists, fitting)
+        return {"lists": lists, "probes": self.within_range("probes", given.get("probes", min(8, lists)), 1, 1 << 16)}
+
+    def build(self, codes: Codes) -> None:
+        lists, d = self.parameters["lists"], 8 * code_bytes(self.bits)
+        index = faiss.IndexBinaryIVF(faiss.IndexBinaryFlat(d), d, lists)
+        index.cp.min_points_per_centroid = 1  # with few codes the lists are short, which is no reason to warn
+        if len(codes):
+            sample = codes
+            if len(codes) > TRAINED_ON * lists:
+                chosen = np.random.default_rng(SEED).choice(len(codes), TRAINED_ON * lists, replace=False)
+                sample = codes[np.sort(chosen)]
+            index.train(sample)
+        for start in range(0, len(codes), CODES_PER_ADD):
+            index.add(codes[start : start + CODES_PER_ADD])
+        self._take(index)
+        self._radii = np.array([self._radius(number) for number in range(index.nlist)], np.int16)
+
+    def accepts(self, index: Any) -> bool:
+        return (
+            isinstance(index, faiss.IndexBinaryIVF)
+            and index.nlist == self.parameters["lists"]
+            and index.quantizer.ntotal == (index.nlist if index.ntotal else 0)
+        )
+
+    def arrays(self) -> Arrays:
+        return {"radii": self._radii}
+
+    def restore(self, index: Any, arrays: Arrays) -> None:
+        radii = arrays["radii"]
+        if radii.shape != (index.nlist,) or radii.dtype != np.int16:
+            raise ValueError("radii")
+        self._take(index)
+        self._radii = radii.astype(np.int16)
+
+    def _take(self, index: Any) -> None:
+        self.faiss = index
+        index.nprobe = min(self.parameters["probes"], index.nlist)
+        quantizer: Any = faiss.downcast_IndexBinary(index.quantizer)
+        width = code_bytes(self.bits)
+        self._centroids = faiss.vector_to_array(quantizer.xb).reshape(-1, width)
+        self._quantizer = quantizer
+        self._sizes = np.array([index.invlists.list_size(number) for number in range(index.nlist)], np.int64)
+        # FAISS takes the number of lists to visit from the index, so visits of other numbers have one of their own
+        self._wide = faiss.IndexBinaryIVF(quantizer, index.d, index.nlist)
+        self._wide.replace_invlists(index.invlists, False)
+        self._wide.ntotal = index.ntotal
+        self._wide_lock = threading.Lock()
+
+    def _radius(self, number: int) -> int:
+        """Greatest distance of a list's codes from its centroid."""
+        size = int(self._sizes[number])
+        if not size:
+            return -LARGE
+        raw = faiss.rev_swig_ptr(self.faiss.invlists.get_codes(number), size * code_bytes(self.bits))
+        return int(hamming(self._centroids[number : number + 1], raw.reshape(size, -1)).max())
+
+    def nearest(self, queries: Codes, k: int) -> Found:
+        probes = self.faiss.nprobe
+        near, lists = self._quantizer.search(queries, probes)
+        complete = self._complete(queries, lists)
+        asked = min(k + SPARE, self.faiss.ntotal)
+        distances, positions = self.faiss.search_preassigned(queries, asked, lists, near)
+        return self.settled(queries, distances, positions, k, complete)
+
+    def within(self, queries: Codes, radius: int) -> Found:
+        near, lists = self._quantizer.search(queries, self.faiss.nprobe)
+        limits, distances, positions = self.faiss.range_search_preassigned(queries, radius + 1, lists, near)
+        return Found.of_ball(limits, distances, positions, self._complete(queries, lists))
+
+    def _complete(self, queries: Codes, visited: Int64) -> Int32:
+        """The greatest distance at which the lists not visited hold no code."""
+        if visited.shape[1] == len(self._radii):
+            return np.full(len(queries), self.bits, np.int32)
+        least = np.empty(len(queries), np.int32)
+        for start in range(0, len(queries), ROWS):
+            bounds = self._bounds(queries[start : start + ROWS])
+            np.put_along_axis(bounds, visited[start : start + ROWS], LARGE, axis=1)
+            least[start : start + ROWS] = bounds.min(axis=1)
+        return np.minimum(least - 1, self.bits, dtype=np.int32)
+
+    def _bounds(self, queries: Codes) -> npt.NDArray[np.int16]:
+        """No code of list c is nearer to query q than bounds[q, c]: int16 (queries, lists)."""
+        distances = hamming(queries, self._centroids).view(np.int16)
+        distances -= self._radii
+        return distances
+
+    def probe_more(self) -> bool:
+        if self.parameters["probes"] >= self.faiss.nlist:
+            return False
+        self.parameters["probes"] = self.faiss.nprobe = min(2 * self.parameters["probes"], self.faiss.nlist)
+        return True
+
+    def cost(self, queries: Codes, radii: Int32) -> Floats:
+        weights = self._sizes * SCAN + LIST
+        rows = range(0, len(queries), ROWS)
+        parts = [self._bounds(queries[row : row + ROWS]) <= radii[row : row + ROWS, None] for row in rows]
+        return np.concatenate([part @ weights for part in parts])
+
+    def ball(self, queries: Codes, radius: int) -> Found:
+        visited = self._bounds(queries) <= radius
+        most = int(visited.sum(axis=1).max(initial=1)) or 1
+        # the lists to visit of each query come first, in the order of their numbers
+        lists = np.argsort(~visited, axis=1, kind="stable")[:, :most]
+        lists = np.where(np.take_along_axis(visited, lists, axis=1), lists, -1)
+        with self._wide_lock:
+            self._wide.nprobe = most
+            limits, distances, positions = self._wide.range_search_preassigned(queries, radius + 1, lists, None)
+        return Found.of_ball(limits, distances, positions, np.full(len(queries), radius, np.int32))
+
+    @property
+    def work(self) -> float:
+        seen: float = self.faiss.nprobe * SCAN * self.faiss.ntotal / len(self._radii)
+        return seen + LIST * len(self._radii) / 8

@@ -1,0 +1,261 @@
+"""Every kind against five lines of numpy, with `exact` and without; bit order, bounds, tuning, threads."""
+
+from __future__ import annotations
+
+import threading
+from itertools import pairwise
+
+import faiss
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hashfaiss.codes import hamming, pack, unpack
+from hashfaiss.errors import ArgumentError
+from hashfaiss.indexes import KINDS, CodeIndex, parse_kind, tune, tuning
+from hashfaiss.indexes.buckets import balanced_order
+from hashfaiss.indexes.kind import Found
+from hashfaiss.indexes.saved import join_arrays, split_arrays
+
+ON_CPU = sorted(set(KINDS) - {"gpu"})
+SPREADS = ("random", "clustered", "duplicated", "adversarial")
+
+
+def oracle(codes, ids, query, k=None, radius=None):
+    distances = hamming(query[None], codes)[0].astype(int)
+    order = np.lexsort((ids, distances))
+    order = order if radius is None else order[distances[order] <= radius]
+    return ids[order][:k].tolist(), distances[order][:k].tolist()
+
+
+def make(seed, bits, n, queries, spread):
+    """Codes, ids with gaps, and queries. Adversarial: dead bits first, and neighbours that differ in the live ones."""
+    random = np.random.default_rng(seed)
+    values = random.standard_normal((n + queries, bits))
+    if spread == "clustered":
+        values = random.choice([-1.0, 1.0], (3, bits))[random.integers(0, 3, n + queries)]
+        values = np.where(random.random(values.shape) < 0.06, -values, values)
+    elif spread == "duplicated":
+        values = values[random.integers(0, min(4, n + queries), n + queries)]
+    elif spread == "adversarial":
+        values[:, : 3 * bits // 4] = 1.0
+    codes = pack(values)
+    return codes[:n], random.choice(7 * n + 1, n, replace=False), codes[n:]
+
+
+@st.composite
+def collections(draw):
+    bits = draw(st.sampled_from((1, 7, 12, 16, 64, 100)))
+    n = draw(st.sampled_from((0, 1, 2, 5, 64, 150)))
+    data = make(draw(st.integers(0, 2**32)), bits, n, draw(st.sampled_from((1, 5))), draw(st.sampled_from(SPREADS)))
+    b = draw(st.integers(1, min(bits, 12)))
+    kinds = [
+        "flat",
+        f"hash:b={b},flips={draw(st.integers(0, min(b, 3)))}",
+        f"multihash:tables={draw(st.integers(1, bits // b))},b={b},flips={draw(st.integers(0, min(b, 2)))}",
+        f"ivf:lists={draw(st.integers(1, 20))},probes={draw(st.integers(1, 20))}",
+        f"hnsw:m={draw(st.integers(2, 8))},ef={draw(st.integers(1, 40))}",
+    ]
+    return data, bits, draw(st.sampled_from(kinds))
+
+
+@given(collections(), st.sampled_from((1, 3, 10, 149, 500)), st.integers(0, 110))
+@settings(deadline=None, max_examples=300)
+def test_exact_is_brute_force_and_no_certificate_is_wrong(collection, k, radius):
+    (codes, ids, queries), bits, kind = collection
+    index = CodeIndex(codes, ids, bits, kind)
+    for exact in (False, True):
+        answers = (
+            (index.search(queries, k, exact), {"k": k}),
+            (index.within(queries, radius, exact), {"radius": radius}),
+        )
+        for found, asked in answers:
+            assert not exact or found.exact.all()
+            for query, (got, distances), certified in zip(queries, found, found.exact, strict=True):
+                if certified:
+                    assert (got.tolist(), distances.tolist()) == oracle(codes, ids, query, **asked)
+                else:
+                    assert set(got.tolist()) <= set(ids.tolist())
+                    assert sorted(distances.tolist()) == distances.tolist()
+
+
+@pytest.mark.parametrize(
+    ("kind", "spread", "flipped"),
+    [
+        ("hash:b=14,flips=0", "random", 1),
+        ("multihash:tables=4,b=14,flips=0", "random", 5),
+        ("ivf:lists=16,probes=4", "clustered", 3),
+    ],
+)
+def test_some_answers_are_certified_and_exact_widens_the_others(kind, spread, flipped):
+    """Else the property above would prove little."""
+    codes, ids, _ = make(3, 64, 60_000, 0, spread)
+    queries = codes[:60].copy()
+    queries[::2, :flipped] ^= 1  # one bit in each of the first bytes
+    index = CodeIndex(codes, ids, 64, kind)
+    assert 0 < index.search(queries, 1).exact.mean() < 1
+    widened = []
+    ball = index.kind.ball
+    index.kind.ball = lambda asked, radius: widened.append(len(asked)) or ball(asked, radius)
+    assert index.search(queries, 1, exact=True).exact.all()
+    assert sum(widened) > 0
+
+
+@pytest.mark.parametrize("kind", ["flat", "hash:b=6", "ivf", "hnsw"])
+def test_only_searches_the_ids_given(kind):
+    codes, ids, queries = make(4, 20, 200, 5, "duplicated")
+    index = CodeIndex(codes, ids, 20, kind)
+    chosen = np.random.default_rng(0).permutation(200)[:37]
+    part = index.only(ids[chosen])
+    for query, (got, _) in zip(queries, part.search(queries, 10), strict=True):
+        assert got.tolist() == oracle(codes[chosen], ids[chosen], query, 10)[0]
+    assert len(index.only([])) == 0
+    assert len(index.only([]).search(queries, 3).ids) == 0
+    with pytest.raises(ArgumentError, match=f"no id {ids.max() + 1}"):
+        index.only([ids.max() + 1])
+
+
+def test_what_a_list_may_hold_is_never_nearer_than_its_bound():
+    codes, ids, queries = make(5, 64, 2000, 40, "clustered")
+    kind = CodeIndex(codes, ids, 64, "ivf:lists=20,probes=3").kind
+    bounds = kind._bounds(queries)
+    for number in range(20):
+        size = kind.faiss.invlists.list_size(number)
+        held = faiss.rev_swig_ptr(kind.faiss.invlists.get_codes(number), size * 8).reshape(size, 8)
+        if size:
+            assert (hamming(queries, held).min(axis=1) >= bounds[:, number]).all()
+            assert (bounds[:, number] > 0).any() or size > 200
+
+
+def buckets(codes, bits, order, b):
+    return np.unique(unpack(codes, bits)[:, order[:b]], axis=0, return_counts=True)[1]
+
+
+def test_the_order_of_bits_balances_buckets():
+    random = np.random.default_rng(0)
+    values = random.standard_normal((4000, 40))
+    values[:, :12] += 3.0  # nearly dead
+    values[:, 12:20] = values[:, 20:28]  # doubles
+    codes = pack(values)
+    order = balanced_order(codes, 40, 1, 12)
+    assert sorted(order.tolist()) == list(range(40))
+    before, after = buckets(codes, 40, np.arange(40), 12), buckets(codes, 40, order, 12)
+    assert (after**2).sum() * 20 < (before**2).sum()  # the bucket a code meets on average
+    assert {bit for bit in order[:12].tolist() if bit < 12} == set()
+    assert len({20 + (bit - 12) % 8 if 12 <= bit < 28 else bit for bit in order[:12].tolist()}) == 12
+    tables = balanced_order(codes, 40, 3, 8)
+    assert sorted(tables.tolist()) == list(range(40))
+    assert balanced_order(codes[:0], 40, 3, 8).tolist() == list(range(40))
+    assert balanced_order(pack(np.ones((5, 12))), 12, 1, 4).tolist() == list(range(16))
+
+
+def test_a_thread_that_widens_does_not_spoil_anothers_answer():
+    codes, ids, queries = make(6, 64, 5000, 20, "clustered")
+    for kind in ("hash:b=10,flips=1", "ivf:lists=40,probes=2", "multihash:tables=4,b=10"):
+        index = CodeIndex(codes, ids, 64, kind)
+        plain, exact = index.search(queries, 5), index.search(queries, 5, exact=True)
+        wrong = []
+
+        def ask(sure, wanted, index=index, wrong=wrong):
+            for _ in range(40):
+                got = index.search(queries, 5, exact=sure)
+                if not (np.array_equal(got.ids, wanted.ids) and np.array_equal(got.exact, wanted.exact)):
+                    wrong.append(sure)
+
+        threads = [threading.Thread(target=ask, args=(n % 2 == 0, (plain, exact)[n % 2 == 0])) for n in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert wrong == []
+
+
+# ---- tuning
+
+
+@pytest.mark.parametrize("spread", ["clustered", "random"])
+def test_tuning_measures_what_it_chooses_from(spread):
+    codes = np.unique(make(7, 32, 4000, 1, spread)[0], axis=0)
+    told = []
+    kind, chosen = tune(codes, 32, recall=0.9, notice=told.append)
+    assert len(told) == len(chosen.trials) > 4
+    assert {trial.kind.partition(":")[0] for trial in chosen.trials} == {"flat", "ivf", "hash", "multihash", "hnsw"}
+    by_kind = {trial.kind: trial for trial in chosen.trials}
+    assert str(kind) == chosen.kind
+    assert by_kind[chosen.kind].recall >= 0.9
+    assert all(t.batch_rate <= by_kind[chosen.kind].batch_rate for t in chosen.trials if t.recall >= 0.9)
+    assert (by_kind["flat"].recall, by_kind["flat"].certified) == (1.0, 1.0)
+    for trial in chosen.trials:  # measured again by hand
+        again = parse_kind(trial.kind, 32, len(codes))
+        again.build(codes)
+        rows = np.sort(np.random.default_rng(tuning.SEED).choice(len(codes), 200, replace=False))
+        hits = 0
+        for row in rows:
+            true = np.sort(np.delete(hamming(codes[row][None], codes)[0], row))[9]
+            near = again.nearest(codes[row][None], 11)
+            hits += min(10, (near.distances[near.positions != row] <= true).sum())
+        assert trial.recall == pytest.approx(hits / 2000, abs=0.02)  # k-means and graphs are built in threads
+    assert kind.nearest(codes[:1], 1).positions.tolist() == [0]
+
+
+def test_what_is_chosen_answers_as_if_it_had_been_built_so(monkeypatch):
+    monkeypatch.setattr(tuning, "FLAT_UP_TO", 100)
+    codes, ids, queries = make(8, 64, 3000, 10, "clustered")
+    monkeypatch.setattr("hashfaiss.indexes.code_index.FLAT_UP_TO", 100)
+    index = CodeIndex(codes, ids, 64, "auto")
+    assert index.tuning is not None
+    assert str(index.kind) == index.tuning.kind
+    assert index.search(queries, 5, exact=True).exact.all()
+    loaded = CodeIndex.load(index.dump(), codes, ids, 64, str(index.kind))
+    assert np.array_equal(loaded.search(queries, 5).ids, index.search(queries, 5).ids)
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 3])
+def test_few_codes_are_tuned_to_flat(n):
+    kind, chosen = tune(np.arange(n, dtype=np.uint8)[:, None], 8)
+    assert kind.name in KINDS
+    assert chosen.trials[0].kind == "flat"
+
+
+def test_what_cannot_be_tuned_is_told():
+    codes = np.arange(100, dtype=np.uint8)[:, None]
+    for recall in (0, -1, 1.01, float("nan")):
+        with pytest.raises(ArgumentError, match="recall is"):
+            tune(codes, 8, recall)
+    with pytest.raises(ArgumentError, match=r"a memory of 99 bytes .* 100 distinct codes alone take 100: give more"):
+        tune(codes, 8, memory=99)
+    assert tune(codes, 8, memory=101)[1].kind == "flat"
+
+
+# ---- bytes and ties
+
+
+def test_arrays_come_back_from_their_bytes():
+    arrays = {"a": np.arange(7, dtype=np.int16), "b": np.zeros((0, 3)), "c": np.eye(3, dtype=np.uint8)}
+    back = split_arrays(join_arrays(arrays))
+    assert list(back) == ["a", "b", "c"]
+    for name, array in arrays.items():
+        assert np.array_equal(back[name], array)
+        assert back[name].dtype == array.dtype
+
+
+@given(st.integers(0, 2**32))
+@settings(deadline=None)
+def test_found_sorts_and_replaces(seed):
+    random = np.random.default_rng(seed)
+    counts = random.integers(0, 5, 6)
+    limits = np.concatenate([[0], counts.cumsum()])
+    distances, positions = random.integers(0, 3, limits[-1]).astype(np.int32), random.permutation(limits[-1])
+    found = Found.of_ball(limits, distances, positions, np.full(6, 9, np.int32))
+    rows = [sorted(zip(distances[a:b], positions[a:b], strict=True)) for a, b in pairwise(limits)]
+    got = list(zip(found.distances.tolist(), found.positions.tolist(), strict=True))
+    assert got == [pair for row in rows for pair in row]
+    assert found.last.tolist() == [row[-1][0] if row else -1 for row in rows]
+    chosen = np.flatnonzero(random.random(6) < 0.5)
+    other = Found.of_ball(np.arange(len(chosen) + 1), np.full(len(chosen), 7, np.int32), np.arange(len(chosen)), chosen)
+    for number, row in enumerate(chosen):
+        rows[row] = [(7, number)]
+    put = found.put(chosen, other)
+    assert list(zip(put.distances.tolist(), put.positions.tolist(), strict=True)) == [p for row in rows for p in row]
+    assert [put.complete[row] for row in chosen] == chosen.tolist()
