@@ -8,8 +8,11 @@ from pathlib import Path
 
 from hashfaiss.errors import CorruptIndexError, IndexFolderError
 from hashfaiss.files import write_atomic
-from hashfaiss.indexes import CodeIndex
+from hashfaiss.indexes import CodeIndex, Tuning
+from hashfaiss.indexes.tuning import Notice
 from hashfaiss.store import CodeStore, StoreWriter
+
+MEASURE_AGAIN = 2  # `auto` measures again when there are this many times as many images
 
 
 def read_faiss(store: CodeStore) -> bytes | None:
@@ -55,7 +58,30 @@ def commit_faiss(writer: StoreWriter, kind: str | None) -> None:
         writer.commit(kind=kind)
         return
     codes, ids = store.codes()
+    before = store.manifest.get("index") or {}
+    measured = before.get("measured", 0)
+    if kind == store.manifest["kind"] == "auto" and measured and len(ids) < MEASURE_AGAIN * measured:
+        made = CodeIndex(codes, ids, store.bits, before["kind"])
+        _write(store, writer, made, kind, before["why"], measured)
+        return
     made = CodeIndex(codes, ids, store.bits, kind)
+    _write(store, writer, made, kind, made.tuning.why if made.tuning else "", len(ids) if made.tuning else 0)
+
+
+def tune_faiss(writer: StoreWriter, recall: float, memory: int | None, notice: Notice) -> Tuning:
+    """Measure kinds on the store's codes, and commit an index of the one chosen; see `hashfaiss.indexes.tune`."""
+    store = writer.store
+    made = CodeIndex.tuned(*store.codes(), store.bits, recall, memory, notice)
+    assert made.tuning is not None
+    if store.path is None:
+        writer.commit(kind=made.tuning.kind)
+    else:
+        _write(store, writer, made, made.tuning.kind, made.tuning.why, len(made))
+    return made.tuning
+
+
+def _write(store: CodeStore, writer: StoreWriter, made: CodeIndex, kind: str, why: str, measured: int) -> None:
+    assert store.path is not None
     data = made.dump()
     generation = store.manifest["generation"] + 1
     name = f"faiss/{generation:06d}.index"
@@ -67,5 +93,12 @@ def commit_faiss(writer: StoreWriter, kind: str | None) -> None:
             f"cannot write the FAISS index to {str(store.path)!r}: {error.strerror}. The codes are committed; make "
             "room and run the same command again"
         ) from None
-    about = {"kind": str(made.kind), "file": name, "sha256": hashlib.sha256(data).hexdigest(), "generation": generation}
+    about = {
+        "kind": str(made.kind),
+        "file": name,
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "generation": generation,
+        "why": why,
+        "measured": measured,
+    }
     writer.commit(index=about, kind=kind)

@@ -412,7 +412,7 @@ def test_the_kind_of_a_later_build_is_kept(index, photos):
     later(photos / "cat/0.jpg")
     index.build(photos)
     assert ImageIndex.open(index.path).info()["kind"] == "hash:b=4,flips=4"
-    for kind in ("ivf", "hash:b=99", ""):
+    for kind in ("lsh", "hash:b=99", ""):
         with pytest.raises(ArgumentError):
             index.build(photos, kind=kind)
     assert len(index.query(photos / "cat/0.jpg", 20)) == 12

@@ -20,7 +20,7 @@ from hashfaiss.indexes.flat import Flat
 from hashfaiss.indexes.kind import Found, Int32, Int64, Kind
 from hashfaiss.indexes.kinds import parse_kind
 from hashfaiss.indexes.saved import join_arrays, split_arrays
-from hashfaiss.indexes.tuning import FLAT_UP_TO, Tuning, tune
+from hashfaiss.indexes.tuning import FLAT_UP_TO, RECALL, Notice, Tuning, tune
 
 # One call into FAISS cannot be interrupted, so its work is bounded. The unit of work is about a nanosecond of one
 # core at most (measured for K from 40 to 1024 and k up to 500,000): the bound is about 0.15 s, and half a second where
@@ -60,6 +60,23 @@ class CodeIndex:
             self.kind, self.tuning = tune(self.distinct.codes, bits)
         else:
             self.kind.build(self.distinct.codes)
+
+    @classmethod
+    def tuned(
+        cls,
+        codes: Codes,
+        ids: npt.ArrayLike,
+        bits: int,
+        recall: float = RECALL,
+        memory: int | None = None,
+        notice: Notice = lambda _: None,
+    ) -> CodeIndex:
+        """The kind that is fastest on these very codes; arguments and errors as `hashfaiss.indexes.tune` has them."""
+        distinct = Distinct.of(*_by_id(check_codes(codes, check_bits(bits)), ids))
+        kind, tuning = tune(distinct.codes, bits, recall, memory, notice)
+        index = cls._of(bits, distinct, kind)
+        index.tuning = tuning
+        return index
 
     @classmethod
     def _of(cls, bits: int, distinct: Distinct, kind: Kind) -> CodeIndex:
