@@ -138,7 +138,7 @@ class ImageIndex:
         return found
 
     @property
-    def faiss(self) -> faiss.IndexBinary:
+    def faiss(self) -> Any:
         """FAISS's index itself. Its ids are positions in `index.codes.distinct`."""
         return self.codes.faiss
 

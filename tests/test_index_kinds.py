@@ -18,7 +18,6 @@ from hashfaiss.indexes.buckets import balanced_order
 from hashfaiss.indexes.kind import Found
 from hashfaiss.indexes.saved import join_arrays, split_arrays
 
-ON_CPU = sorted(set(KINDS) - {"gpu"})
 SPREADS = ("random", "clustered", "duplicated", "adversarial")
 
 
@@ -259,3 +258,13 @@ def test_found_sorts_and_replaces(seed):
     put = found.put(chosen, other)
     assert list(zip(put.distances.tolist(), put.positions.tolist(), strict=True)) == [p for row in rows for p in row]
     assert [put.complete[row] for row in chosen] == chosen.tolist()
+
+
+@pytest.mark.skipif(not faiss.get_num_gpus(), reason="faiss sees no GPU")
+@pytest.mark.parametrize("k", [1, 10, 2500])
+def test_a_gpu_answers_as_the_cpu_does(k):
+    codes, ids, queries = make(9, 64, 5000, 40, "duplicated")
+    flat, gpu = CodeIndex(codes, ids, 64, "flat"), CodeIndex(codes, ids, 64, "gpu")
+    for asked in (queries, queries[:1]):
+        assert np.array_equal(flat.search(asked, k).ids, gpu.search(asked, k).ids)
+        assert gpu.search(asked, k).exact.all()
