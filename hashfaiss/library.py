@@ -24,7 +24,6 @@ from hashfaiss.store import CodeStore
 from hashfaiss.sync import BuildReport, build, check_encoder, remove
 
 if TYPE_CHECKING:
-    import faiss
     from PIL.Image import Image
 
     from hashfaiss.encoder import Encoder, Images
