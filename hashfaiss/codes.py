@@ -86,6 +86,8 @@ def check_codes(codes: Any, bits: int, name: str = "codes") -> Codes:
 def words(codes: Codes) -> npt.NDArray[np.uint64]:
     """Codes (n, bytes) as zero-padded 64-bit words (n, ceil(bytes/8)): the same bits, counted and sorted faster."""
     n, width = codes.shape
+    if width % 8 == 0 and codes.flags.c_contiguous:
+        return codes.view(np.uint64)
     padded = np.zeros((n, (width + 7) // 8 * 8), dtype=np.uint8)
     padded[:, :width] = codes
     return padded.view(np.uint64)
@@ -93,8 +95,12 @@ def words(codes: Codes) -> npt.NDArray[np.uint64]:
 
 def hamming(queries: Codes, database: Codes) -> npt.NDArray[np.uint16]:
     """Hamming distances (queries, database) of packed codes of one width; D_H = (K - <h_i, h_j>) / 2."""
-    q, d = words(queries), words(database)
-    distances = np.zeros((len(q), len(d)), dtype=np.uint16)
-    for word in range(q.shape[1]):
-        distances += np.bitwise_count(q[:, word, None] ^ d[None, :, word])
+    return hamming_of_words(words(queries), words(database))
+
+
+def hamming_of_words(queries: npt.NDArray[np.uint64], database: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint16]:
+    """Hamming distances (queries, database) of what `words` made of codes of one width."""
+    distances = np.zeros((len(queries), len(database)), dtype=np.uint16)
+    for word in range(queries.shape[1]):
+        distances += np.bitwise_count(queries[:, word, None] ^ database[None, :, word])
     return distances

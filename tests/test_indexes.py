@@ -327,13 +327,15 @@ def test_threads_are_put_back(monkeypatch):
     faiss.omp_set_num_threads(3)
     try:
         used = []
-        nearest = index._nearest
-        monkeypatch.setattr(index, "_nearest", lambda *a: used.append(faiss.omp_get_max_threads()) or nearest(*a))
+        for name in ("nearest", "nearest_one"):
+            asked = getattr(index.kind, name)
+            spied = lambda *a, asked=asked: used.append(faiss.omp_get_max_threads()) or asked(*a)  # noqa: E731
+            monkeypatch.setattr(index.kind, name, spied)
         index.search(queries[:1], 3)
         assert faiss.omp_get_max_threads() == 3
         index.search(queries, 3)
         assert used == [1, 3]
-        monkeypatch.setattr(index, "_nearest", lambda *a: 1 / 0)
+        monkeypatch.setattr(index.kind, "nearest_one", lambda *a: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             index.search(queries[:1], 3)
         assert faiss.omp_get_max_threads() == 3

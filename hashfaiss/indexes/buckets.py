@@ -13,14 +13,13 @@ import numpy.typing as npt
 
 from hashfaiss.codes import Codes, code_bytes, unpack
 from hashfaiss.errors import ArgumentError
-from hashfaiss.indexes.kind import SPARE, Arrays, Floats, Found, Int32, Kind
+from hashfaiss.indexes.kind import SPARE, Arrays, Floats, Found, Int32, Int64, Kind, One, by_radius, sampled
 
 # A call into FAISS cannot be interrupted: one query visits at most this many buckets (about 0.2 s),
 MAX_BUCKETS = 1 << 20
 CODES_PER_ADD = 1 << 18  # and one call adds at most this many codes (about 0.3 s).
 BUCKET = 256.0  # to look for a bucket costs as many comparisons of a flat scan (from FAISS.md, section 4)
 SAMPLE = 10_000  # codes from which the order of bits is chosen
-MEASURED = 64  # codes whose buckets are looked into to learn what a search costs
 SEED = 1234
 
 SHUFFLE: Any = getattr(faiss, "bitvec_shuffle")  # noqa: B009, FAISS's stubs lack these two
@@ -76,10 +75,12 @@ class BucketKind(Kind):
         for start in range(0, len(codes), CODES_PER_ADD):
             index.add(self._ordered(codes[start : start + CODES_PER_ADD]))
         self._take(index)
-        self._candidates = self._measured(codes)
+        sample = sampled(codes)
+        self._candidates = self._measured(sample)
+        self.measure(sample)
 
     def arrays(self) -> Arrays:
-        return {"order": self._order, "candidates": self._candidates}
+        return {"order": self._order, "candidates": self._candidates, "sample": self.sample}
 
     def restore(self, index: Any, arrays: Arrays) -> None:
         order, candidates = arrays["order"], arrays["candidates"]
@@ -87,6 +88,7 @@ class BucketKind(Kind):
             raise ValueError("order")
         self._order, self._candidates = order.astype(np.int32), candidates.astype(np.float64)
         self._take(index)
+        self.measure(arrays["sample"].astype(np.uint8).reshape(-1, code_bytes(self.bits)))
 
     def _take(self, index: Any) -> None:
         self.faiss = index
@@ -100,13 +102,13 @@ class BucketKind(Kind):
         SHUFFLE(len(codes), width, width, *pointers)
         return ordered
 
-    def _measured(self, codes: Codes) -> Floats:
+    def _measured(self, sample: Codes) -> Floats:
         """Codes that a query compares with 0, 1, ... flips, on average over some codes of the index themselves."""
         means: list[float] = []
-        asked = self._ordered(codes[:: max(1, len(codes) // MEASURED)][:MEASURED])
+        n, asked = self.faiss.ntotal, self._ordered(sample)
         for flips in range(self.parameters["b"] + 1):
             visits = self.buckets_at(self.parameters["b"], flips) * BUCKET
-            if not len(codes) or visits > len(codes) or (means and means[-1] * self.candidate > len(codes)):
+            if not len(sample) or visits > n or (means and means[-1] * self.candidate > n):
                 break
             STATISTICS.reset()
             self._with_flips(flips, lambda: self.faiss.range_search(asked, 1))
@@ -128,6 +130,11 @@ class BucketKind(Kind):
         complete = np.full(len(queries), self.complete_at(self.parameters["flips"]), np.int32)
         return self.settled(queries, distances, positions, k, complete)
 
+    def nearest_one(self, query: Codes, k: int) -> One:
+        with self._lock:
+            found = self.faiss.search(self._ordered(query), min(k + SPARE, self.faiss.ntotal))
+        return self.settled_one(query, found, k, self.complete_at(self.parameters["flips"]))
+
     def within(self, queries: Codes, radius: int) -> Found:
         return self._ball(queries, radius, self.parameters["flips"])
 
@@ -136,21 +143,27 @@ class BucketKind(Kind):
         if flips > b or self.buckets_at(b, flips) > MAX_BUCKETS:
             return False
         self.parameters["flips"] = self.faiss.nflip = flips
+        self.measure(self.sample)
         return True
 
-    def cost(self, queries: Codes, radii: Int32) -> Floats:
-        flips = np.array([self.flips_for(radius) for radius in radii.tolist()])
-        known = np.append(self._candidates, np.inf)[np.minimum(flips, len(self._candidates))]
-        visits = [self.buckets_at(self.parameters["b"], number) for number in flips.tolist()]
-        costs: Floats = known * self.candidate + np.array(visits) * BUCKET
-        return costs
+    def balls(self, queries: Codes, radii: Int32, limit: float) -> tuple[Int64, Found]:
+        rows = np.flatnonzero(self._costs()[radii] < limit)
+
+        def search(asked: Codes, _: Int64, radius: int) -> Found:
+            return self._ball(asked, radius, max(self.parameters["flips"], self.flips_for(radius)))
+
+        return rows, by_radius(queries[rows], radii[rows], search)
 
     def reach(self, limit: float) -> int:
-        costs = self.cost(np.empty((self.bits, 0), np.uint8), np.arange(self.bits, dtype=np.int32))
-        return int(np.searchsorted(costs, limit)) - 1
+        return int(np.searchsorted(self._costs(), limit)) - 1
 
-    def ball(self, queries: Codes, radius: int) -> Found:
-        return self._ball(queries, radius, max(self.parameters["flips"], self.flips_for(radius)))
+    def _costs(self) -> Floats:
+        """What finding all within radius 0 to K takes, in codes that a flat scan compares meanwhile."""
+        flips = [self.flips_for(radius) for radius in range(self.bits + 1)]
+        known = np.append(self._candidates, np.inf)[np.minimum(flips, len(self._candidates))]
+        visits = [self.buckets_at(self.parameters["b"], number) for number in flips]
+        costs: Floats = known * self.candidate + np.array(visits, np.float64) * BUCKET
+        return costs
 
     def _ball(self, queries: Codes, radius: int, flips: int) -> Found:
         ordered = self._ordered(queries)

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from hashfaiss.codes import Codes, check_bits, check_codes, code_bytes
 from hashfaiss.errors import ArgumentError, CorruptIndexError
 from hashfaiss.indexes.answers import Answers
-from hashfaiss.indexes.distinct import Distinct
+from hashfaiss.indexes.distinct import FEW, Distinct
 from hashfaiss.indexes.flat import Flat
 from hashfaiss.indexes.kind import Found, Int32, Int64, Kind
 from hashfaiss.indexes.kinds import parse_kind
@@ -32,7 +32,8 @@ WORK_PER_LEVEL = 10  # to move an answer one level up or down the heap of the k 
 ANSWERS_PER_CALL = 1 << 22
 
 
-TRY = 0.08  # of a flat scan is risked on probes that may spare it
+TRY = 0.08  # of a flat scan is risked on probes that may spare it,
+CHEAPER = 0.8  # and probes that surely do are preferred below this share of it.
 
 
 class CodeIndex:
@@ -160,9 +161,15 @@ class CodeIndex:
         k = min(_whole("k", k, 1), max(1, len(self)))
         queries = check_codes(queries, self.bits, "queries")
         found = min(k, len(self.distinct))
-        answers = min(k, len(self))
-        work = self._work(self.kind, found)
-        return self._batched(queries, answers, work, lambda batch: self._nearest(batch, k, found, exact))
+        kind = self._first(exact)
+        if found and k <= FEW and len(queries) == 1:
+            return self._one(kind, queries, k, found, exact)
+        return self._batched(
+            queries,
+            min(k, len(self)),
+            self._work(kind, found),
+            lambda batch: self._nearest(batch, kind, k, found, exact),
+        )
 
     def within(self, queries: Codes, radius: int, exact: bool = False) -> Answers:
         """All within Hamming distance `radius` (distance <= radius) of each query; all of them where `exact`.
@@ -172,8 +179,16 @@ class CodeIndex:
         """
         radius = min(_whole("radius", radius, 0), self.bits)
         queries = check_codes(queries, self.bits, "queries")
-        work = self._work(self.kind, 0)
-        return self._batched(queries, len(self), work, lambda batch: self._within(batch, radius, exact))
+        kind = self._first(exact)
+        work = self._work(kind, 0)
+        return self._batched(queries, len(self), work, lambda batch: self._within(batch, kind, radius, exact))
+
+    def _first(self, exact: bool) -> Kind:
+        """Who is asked first: to be exact, the kind only where its probes are cheap or rarely in vain."""
+        if not exact:
+            return self.kind
+        share = max(TRY, CHEAPER * self.kind.certified) if self.kind.abilities.certifies else 0.0
+        return self.kind if self.kind.work <= share * len(self.distinct) else self.flat
 
     def _work(self, kind: Kind, found: int) -> int:
         """Work of one query that keeps the `found` nearest codes; 0 is for a radius, which needs no heap."""
@@ -188,10 +203,24 @@ class CodeIndex:
             parts = [search(queries[rows]) for rows in _slices(len(queries), answers, work)]
         return parts[0] if len(parts) == 1 else Answers.join(parts)
 
-    def _nearest(self, queries: Codes, k: int, found: int, exact: bool) -> Answers:
+    def _one(self, kind: Kind, query: Codes, k: int, found: int, exact: bool) -> Answers:
+        """The answer to one query, on one thread; `_nearest` without what only batches need."""
+        before = faiss.omp_get_max_threads()
+        faiss.omp_set_num_threads(1)
+        try:
+            one = kind.nearest_one(query, found)
+            ids, distances = self.distinct.expand_one(one, k)
+            certain = len(ids) == min(k, len(self)) and bool(distances[-1] <= one.complete)
+            if exact and not certain:
+                return self._nearest(query, kind, k, found, exact)
+        finally:
+            faiss.omp_set_num_threads(before)
+        return Answers(np.array([0, len(ids)]), ids, distances, np.array([certain]))
+
+    def _nearest(self, queries: Codes, kind: Kind, k: int, found: int, exact: bool) -> Answers:
         if not found:
             return _nothing(len(queries))
-        best = self.kind.nearest(queries, found)
+        best = kind.nearest(queries, found)
         answers = self._answers(best, k)
         if not exact or answers.exact.all():
             return answers
@@ -201,10 +230,10 @@ class CodeIndex:
         radii = np.where(counts == min(k, len(self)), last, self.bits).astype(np.int32)
         return self._answers(self._widened(queries, best, rows, radii, found), k)
 
-    def _within(self, queries: Codes, radius: int, exact: bool) -> Answers:
+    def _within(self, queries: Codes, kind: Kind, radius: int, exact: bool) -> Answers:
         if not len(self):
             return _nothing(len(queries))
-        best = self.kind.within(queries, radius)
+        best = kind.within(queries, radius)
         rows = np.flatnonzero(best.complete < radius)
         if exact and len(rows):
             best = self._widened(queries, best, rows, np.full(len(rows), radius, np.int32), 0)
@@ -220,18 +249,15 @@ class CodeIndex:
 
     def _widened(self, queries: Codes, best: Found, rows: Int64, radii: Int32, found: int) -> Found:
         """Answer queries `rows` again, completely: all codes within `radii`, or the `found` nearest of all codes."""
-        cheap = self.kind.cost(queries[rows], radii) < len(self.distinct)
-        for radius in np.unique(radii[cheap]).tolist():
-            chosen = rows[cheap & (radii == radius)]
-            best = best.put(chosen, self.kind.ball(queries[chosen], radius))
-        dear = rows[~cheap]
+        done, answered = self.kind.balls(queries[rows], radii, CHEAPER * len(self.distinct))
+        best, dear = best.put(rows[done], answered), np.delete(rows, done)
         if found and len(dear):  # the k-th answer so far may be far away only because nearer ones were not seen
             reach = self.kind.reach(TRY * len(self.distinct))
-            untried = best.complete[dear] < reach
-            tried = self.kind.ball(queries[dear[untried]], reach) if untried.any() else Found.nothing(0, -1)
+            untried = dear[best.complete[dear] < reach]
+            done, tried = self.kind.balls(queries[untried], np.full(len(untried), reach, np.int32), np.inf)
             enough = np.flatnonzero(np.diff(tried.offsets) >= found)
-            best = best.put(dear[untried][enough], tried.rows(enough))
-            dear = np.setdiff1d(dear, dear[untried][enough])
+            best = best.put(untried[done[enough]], tried.rows(enough))
+            dear = np.setdiff1d(dear, untried[done[enough]])
         for part in _slices(len(dear), found or len(self.distinct), self._work(self.flat, found)):
             chosen = dear[part]
             asked = queries[chosen]
@@ -280,10 +306,8 @@ def _whole(name: str, value: Any, low: int) -> int:
 def _threads(count: int | None) -> Iterator[None]:
     """FAISS on `count` threads; its OpenMP may be torch's, so the count is put back."""
     before = faiss.omp_get_max_threads()
-    if count is None or count == before:
-        yield
-        return
-    faiss.omp_set_num_threads(count)
+    if count is not None:
+        faiss.omp_set_num_threads(count)
     try:
         yield
     finally:

@@ -8,11 +8,15 @@ contain the k nearest images.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
+import numpy.typing as npt
 
 from hashfaiss.codes import Codes, words
-from hashfaiss.indexes.kind import Arrays, Int32, Int64, ranges
+from hashfaiss.indexes.kind import Arrays, Int32, Int64, One, in_order, ranges
+
+FEW = 1024  # answers to one query that are arranged faster without numpy
 
 
 @dataclass(frozen=True)
@@ -36,12 +40,7 @@ class Distinct:
     def of(cls, codes: Codes, ids: Int64) -> Distinct:
         """Group `codes` (n, bytes); `ids` (n,) ascend."""
         n = len(codes)
-        keys = words(codes)
-        if keys.shape[1] == 1 and not _repeat(keys[:, 0]):
-            return cls(codes, None, ids)
-        by_code = np.argsort(keys[:, 0], kind="stable") if keys.shape[1] == 1 else np.lexsort(keys.T)  # stable too
-        ordered = keys[by_code]
-        heads = np.flatnonzero(np.concatenate([np.ones(min(n, 1), bool), (ordered[1:] != ordered[:-1]).any(axis=1)]))
+        by_code, heads = _grouped(words(codes))
         if len(heads) == n:
             return cls(codes, None, ids)
         first = by_code[heads]
@@ -113,18 +112,58 @@ class Distinct:
             lengths = np.minimum(lengths[wanted], k)  # within one code, ids ascend: the first k suffice
         ids = self.ids[ranges(self.starts[positions], lengths)]
         queries, distances = np.repeat(queries, lengths), np.repeat(distances, lengths)
-        order = np.lexsort((ids, distances, queries))
         found = np.bincount(queries, minlength=len(counts))
+        ids, distances = in_order(queries, distances, ids)
         if k is not None:
-            rank = np.arange(len(ids)) - np.repeat(_offsets(found)[:-1], found)
-            order = order[rank < k]
-            found = np.minimum(found, k)
-        return _offsets(found), ids[order], distances[order]
+            kept = np.minimum(found, k)
+            chosen = ranges(_offsets(found)[:-1], kept)
+            found, ids, distances = kept, ids[chosen], distances[chosen]
+        return _offsets(found), ids, distances
+
+    def expand_one(self, found: One, k: int) -> tuple[Int64, Int32]:
+        """Ids and distances of the k first images of one query; k is at most `FEW`."""
+        heads = [self._heads[position] for position in found.positions]
+        near = found.distances
+        if min(heads, default=0) < 0:
+            images: list[tuple[int, int]] = []
+            for distance, head in zip(near, heads, strict=True):
+                if len(images) >= k and distance > images[-1][0]:
+                    break
+                if head >= 0:
+                    images.append((distance, head))
+                else:  # ids of a code ascend: the first k suffice
+                    start, count = divmod(-head, 2 * FEW)
+                    images += [(distance, number) for number in self._ids[start : start + min(count, k)].tolist()]
+            images.sort()
+            near, heads = [distance for distance, _ in images], [number for _, number in images]
+        return np.array(heads[:k], np.int64), np.array(near[:k], np.int32)
+
+    # A memoryview is read faster than an array, number by number.
+    @cached_property
+    def _ids(self) -> memoryview[int]:
+        return memoryview(self.ids)  # type: ignore[arg-type]
+
+    @cached_property
+    def _heads(self) -> memoryview[int]:
+        """The id of each code's image; where several have it, -(start * 2 FEW + how many, or FEW if more)."""
+        if self.starts is None:
+            return self._ids
+        starts, counts = self.starts[:-1], np.minimum(np.diff(self.starts), FEW)
+        return memoryview(np.where(counts == 1, self.ids[starts], -(starts * (2 * FEW) + counts)))  # type: ignore[arg-type]
 
 
-def _repeat(keys: np.ndarray) -> bool:
-    ordered = np.sort(keys)
-    return bool((ordered[1:] == ordered[:-1]).any())
+def _grouped(keys: npt.NDArray[np.uint64]) -> tuple[Int64, Int64]:
+    """Rows of `keys` (n, words) with equal ones together, each group's ascending; and where each group begins."""
+    n = len(keys)
+    by_code: Int64 = np.argsort(keys[:, 0]) if keys.shape[1] == 1 else np.lexsort(keys.T)
+    ordered = keys[by_code]
+    begins = np.ones(n, bool)
+    begins[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
+    heads = np.flatnonzero(begins)
+    if keys.shape[1] == 1 and len(heads) < n:  # several times faster than a sort that keeps the order of equals
+        width = n.bit_length()
+        by_code = np.sort((begins.cumsum() << width) | by_code) & ((1 << width) - 1)
+    return by_code, heads
 
 
 def _before_level(queries: Int64, distances: Int32, lengths: Int64) -> Int64:

@@ -8,19 +8,21 @@ import faiss
 import numpy as np
 
 from hashfaiss.codes import Codes, code_bytes
-from hashfaiss.indexes.kind import Abilities, Floats, Found, Int32, Kind
+from hashfaiss.indexes.kind import Abilities, Found, Kind, One
 
 
 class Flat(Kind):
     """`faiss.IndexBinaryFlat`: exact, and the yardstick of every other kind."""
 
     name = "flat"
+    certified = 1.0
     abilities = Abilities(
         summary="compares with every distinct code",
         guarantee="every answer is exact",
         bytes_per_code="K/8",
         parameters={},
         radius=True,
+        certifies=True,
         exact="every answer is",
     )
 
@@ -36,15 +38,13 @@ class Flat(Kind):
         offsets = np.arange(0, k * len(queries) + 1, k)
         return Found(offsets, positions.ravel(), distances.ravel(), np.full(len(queries), self.bits, np.int32))
 
+    def nearest_one(self, query: Codes, k: int) -> One:
+        distances, positions = self.faiss.search(query, k)
+        return One(distances[0].tolist(), positions[0].tolist(), self.bits)
+
     def within(self, queries: Codes, radius: int) -> Found:
         limits, distances, positions = self.faiss.range_search(queries, radius + 1)  # FAISS's radius is strict
         return Found.of_ball(limits, distances, positions, np.full(len(queries), self.bits, np.int32))
-
-    def cost(self, queries: Codes, radii: Int32) -> Floats:
-        return np.full(len(queries), float(self.faiss.ntotal))
-
-    def ball(self, queries: Codes, radius: int) -> Found:
-        return self.within(queries, radius)
 
     @property
     def work(self) -> float:

@@ -26,6 +26,7 @@ class GpuFlat(Flat):
         bytes_per_code="K/8, and K/8 on the GPU",
         parameters={},
         radius=True,
+        certifies=True,
         exact="every answer is",
     )
 

@@ -29,6 +29,7 @@ class Hash(BucketKind):
             "flips": "bits of these that may differ (default 2)",
         },
         radius=True,
+        certifies=True,
         exact="flips more bits while that is cheaper than a flat scan",
     )
 

@@ -31,6 +31,7 @@ class HNSW(Kind):
             "ef": "codes kept in sight on the way, at least k (default 64)",
         },
         radius=False,
+        certifies=False,
         exact="by a flat scan",
     )
 

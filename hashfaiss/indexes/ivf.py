@@ -9,13 +9,14 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
-from hashfaiss.codes import Codes, code_bytes, hamming
-from hashfaiss.indexes.kind import SPARE, Abilities, Arrays, Floats, Found, Int32, Int64, Kind
+from hashfaiss.codes import Codes, code_bytes, hamming_of_words, words
+from hashfaiss.indexes.kind import SPARE, Abilities, Arrays, Found, Int32, Int64, Kind, One, by_radius, sampled
 
 CODES_PER_ADD = 1 << 18  # a call into FAISS cannot be interrupted
 TRAINED_ON = 64  # codes for each list; FAISS asks for 39 or more
 SCAN = 1.2  # a code in a list costs this many in a flat scan (measured: 0.9 to 1.4),
 LIST = 25.0  # and a list as many as this on top, its centroid's comparison included.
+RARE = 0.05  # where probes prove so few answers, looking for proof costs more than it gives
 SEED = 1234
 LARGE = 20_000  # a list that holds nothing is this far away
 ROWS = 64  # queries whose distances from all centroids stay in the processor's cache
@@ -39,6 +40,7 @@ class IVF(Kind):
             "probes": "lists a query looks into (default 8)",
         },
         radius=True,
+        certifies=True,
         exact="visits every list that may hold an answer",
     )
 
@@ -63,6 +65,7 @@ class IVF(Kind):
             index.add(codes[start : start + CODES_PER_ADD])
         self._take(index)
         self._radii = np.array([self._radius(number) for number in range(index.nlist)], np.int16)
+        self.measure(sampled(codes))
 
     def accepts(self, index: Any) -> bool:
         return (
@@ -72,21 +75,22 @@ class IVF(Kind):
         )
 
     def arrays(self) -> Arrays:
-        return {"radii": self._radii}
+        return {"radii": self._radii, "sample": self.sample}
 
     def restore(self, index: Any, arrays: Arrays) -> None:
-        radii = arrays["radii"]
-        if radii.shape != (index.nlist,) or radii.dtype != np.int16:
+        radii, sample = arrays["radii"], arrays["sample"]
+        if radii.shape != (index.nlist,) or radii.dtype != np.int16 or sample.dtype != np.uint8:
             raise ValueError("radii")
         self._take(index)
         self._radii = radii.astype(np.int16)
+        self.measure(sample.astype(np.uint8).reshape(-1, code_bytes(self.bits)))
 
     def _take(self, index: Any) -> None:
         self.faiss = index
         index.nprobe = min(self.parameters["probes"], index.nlist)
         quantizer: Any = faiss.downcast_IndexBinary(index.quantizer)
         width = code_bytes(self.bits)
-        self._centroids = faiss.vector_to_array(quantizer.xb).reshape(-1, width)
+        self._centroids = words(faiss.vector_to_array(quantizer.xb).reshape(-1, width))
         self._quantizer = quantizer
         self._sizes = np.array([index.invlists.list_size(number) for number in range(index.nlist)], np.int64)
         # FAISS takes the number of lists to visit from the index, so visits of other numbers have one of their own
@@ -101,15 +105,50 @@ class IVF(Kind):
         if not size:
             return -LARGE
         raw = faiss.rev_swig_ptr(self.faiss.invlists.get_codes(number), size * code_bytes(self.bits))
-        return int(hamming(self._centroids[number : number + 1], raw.reshape(size, -1)).max())
+        return int(hamming_of_words(self._centroids[number : number + 1], words(raw.reshape(size, -1))).max())
 
     def nearest(self, queries: Codes, k: int) -> Found:
+        if self.certified <= RARE:
+            distances, positions = self.faiss.search(queries, min(k, self.faiss.ntotal))
+            return Found.of_nearest(distances, positions, k, np.full(len(queries), -1, np.int32))
         probes = self.faiss.nprobe
-        near, lists = self._quantizer.search(queries, probes)
-        complete = self._complete(queries, lists)
-        asked = min(k + SPARE, self.faiss.ntotal)
-        distances, positions = self.faiss.search_preassigned(queries, asked, lists, near)
-        return self.settled(queries, distances, positions, k, complete)
+        near, lists = self._quantizer.search(queries, min(probes + 1, self.faiss.nlist))
+        visited, limit = lists[:, :probes], np.full(len(queries), self.bits, np.int32)
+        if probes < self.faiss.nlist:
+            # most certificates are ruled out by the nearest list not visited, without a look at the others
+            limit = near[:, probes] - self._radii[lists[:, probes]] - 1
+            hopeful = np.flatnonzero(limit >= 0)
+            limit[hopeful] = self._complete(queries[hopeful], visited[hopeful])
+        sure = limit >= 0
+        if sure.all() or not sure.any():
+            return self._visit(queries, visited, k, limit)
+        found = Found.nothing(len(queries), -1)
+        for rows in (np.flatnonzero(sure), np.flatnonzero(~sure)):
+            found = found.put(rows, self._visit(queries[rows], visited[rows], k, limit[rows]))
+        return found
+
+    def nearest_one(self, query: Codes, k: int) -> One:
+        if self.certified <= RARE:
+            return self.settled_one(query, self.faiss.search(query, min(k, self.faiss.ntotal)), k, -1)
+        probes, limit = self.faiss.nprobe, self.bits
+        near, lists = self._quantizer.search(query, min(probes + 1, self.faiss.nlist))
+        visited = lists[:, :probes]
+        if probes < self.faiss.nlist:
+            limit = int(near[0, probes]) - int(self._radii[lists[0, probes]]) - 1
+            if limit >= 0:
+                limit = int(self._complete(query, visited)[0])
+        asked = min(k + SPARE if limit >= 0 else k, self.faiss.ntotal)
+        found = self.faiss.search_preassigned(query, asked, visited, None)
+        return self.settled_one(query, found, k, max(limit, -1))
+
+    def _visit(self, queries: Codes, lists: Int64, k: int, limit: Int32) -> Found:
+        """The k nearest in these lists; `limit` is what they prove, of all queries or of none."""
+        spare = SPARE if (limit >= 0).any() else 0  # what proves nothing need not be settled
+        asked = min(k + spare, self.faiss.ntotal)
+        distances, positions = self.faiss.search_preassigned(queries, asked, lists, None)
+        if not spare:
+            return Found.of_nearest(distances, positions, k, limit)
+        return self.settled(queries, distances, positions, k, limit)
 
     def within(self, queries: Codes, radius: int) -> Found:
         near, lists = self._quantizer.search(queries, self.faiss.nprobe)
@@ -129,32 +168,45 @@ class IVF(Kind):
 
     def _bounds(self, queries: Codes) -> npt.NDArray[np.int16]:
         """No code of list c is nearer to query q than bounds[q, c]: int16 (queries, lists)."""
-        distances = hamming(queries, self._centroids).view(np.int16)
-        distances -= self._radii
-        return distances
+        bounds = self._distances(queries)
+        bounds -= self._radii
+        return bounds
+
+    def _distances(self, queries: Codes) -> npt.NDArray[np.int16]:
+        """From every centroid: int16 (queries, lists)."""
+        return hamming_of_words(words(queries), self._centroids).view(np.int16)
 
     def probe_more(self) -> bool:
         if self.parameters["probes"] >= self.faiss.nlist:
             return False
         self.parameters["probes"] = self.faiss.nprobe = min(2 * self.parameters["probes"], self.faiss.nlist)
+        self.measure(self.sample)
         return True
 
-    def cost(self, queries: Codes, radii: Int32) -> Floats:
+    def balls(self, queries: Codes, radii: Int32, limit: float) -> tuple[Int64, Found]:
+        if not len(queries):
+            return super().balls(queries, radii, limit)
         weights = self._sizes * SCAN + LIST
-        rows = range(0, len(queries), ROWS)
-        parts = [self._bounds(queries[row : row + ROWS]) <= radii[row : row + ROWS, None] for row in rows]
-        return np.concatenate([part @ weights for part in parts])
+        rows, counts, visits = [], [], []
+        for start in range(0, len(queries), ROWS):
+            near = self._bounds(queries[start : start + ROWS]) <= radii[start : start + ROWS, None]
+            cheap = np.flatnonzero(near @ weights < limit)
+            query, number = np.nonzero(near[cheap])
+            rows.append(cheap + start)
+            counts.append(np.bincount(query, minlength=len(cheap)))
+            visits.append(number)
+        chosen, count = np.concatenate(rows), np.concatenate(counts)
+        lists = np.full((len(chosen), max(1, int(count.max(initial=0)))), -1, np.int64)
+        lists[np.arange(lists.shape[1]) < count[:, None]] = np.concatenate(visits)
 
-    def ball(self, queries: Codes, radius: int) -> Found:
-        visited = self._bounds(queries) <= radius
-        most = int(visited.sum(axis=1).max(initial=1)) or 1
-        # the lists to visit of each query come first, in the order of their numbers
-        lists = np.argsort(~visited, axis=1, kind="stable")[:, :most]
-        lists = np.where(np.take_along_axis(visited, lists, axis=1), lists, -1)
-        with self._wide_lock:
-            self._wide.nprobe = most
-            limits, distances, positions = self._wide.range_search_preassigned(queries, radius + 1, lists, None)
-        return Found.of_ball(limits, distances, positions, np.full(len(queries), radius, np.int32))
+        def search(asked: Codes, places: Int64, radius: int) -> Found:
+            most = max(1, int(count[places].max()))
+            with self._wide_lock:
+                self._wide.nprobe = most
+                found = self._wide.range_search_preassigned(asked, radius + 1, lists[places, :most], None)
+            return Found.of_ball(*found, np.full(len(asked), radius, np.int32))
+
+        return chosen, by_radius(queries[chosen], radii[chosen], search)
 
     @property
     def work(self) -> float:

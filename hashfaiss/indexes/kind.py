@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,9 +18,8 @@ Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
-POSITION_BITS = 40  # of a sorting key: a trillion codes, and K up to 2**23 above them
-POSITION_MASK = (1 << POSITION_BITS) - 1
-NOWHERE = np.iinfo(np.int64).max
+SAMPLE = 64  # codes of the index that are asked for
+NEAREST = 10  # neighbours, to learn what share of answers the probes prove.
 SPARE = 6  # nearest codes asked for beyond k, so that most that tie with the k-th are among them
 
 
@@ -33,6 +33,7 @@ class Abilities:
         bytes_per_code: memory FAISS takes for a distinct code, in words.
         parameters: name → meaning, of what may be set.
         radius: whether FAISS itself answers radius searches; where not, a flat scan does.
+        certifies: whether its answers can be certified exact at all.
         exact: how `exact` is reached, in words.
     """
 
@@ -41,6 +42,7 @@ class Abilities:
     bytes_per_code: str
     parameters: dict[str, str]
     radius: bool
+    certifies: bool
     exact: str
 
 
@@ -68,27 +70,26 @@ class Found:
         """What FAISS's range_search returned, in any order."""
         offsets = limits.astype(np.int64)
         counts = np.diff(offsets)
-        # most answers are short: one sort of (query, distance, position) in one number is the quickest
         row = np.repeat(np.arange(len(counts)), counts)
-        near = distances.astype(np.int64)
-        width = int(positions.max(initial=0)).bit_length(), int(near.max(initial=0)).bit_length()
-        if sum(width) + len(counts).bit_length() < 63:
-            keys = np.sort((row << sum(width)) | (near << width[0]) | positions)
-            ordered, levels = keys & ((1 << width[0]) - 1), (keys >> width[0]) & ((1 << width[1]) - 1)
-            return cls(offsets, ordered, levels.astype(np.int32), complete)
-        order = np.lexsort((positions, near, row))
-        return cls(offsets, positions[order], near[order].astype(np.int32), complete)
+        return cls(offsets, *in_order(row, distances, positions), complete)
 
     @classmethod
     def of_nearest(cls, distances: Int32, positions: Int64, k: int, complete: Int32) -> Found:
         """What FAISS's search returned, (queries, k or more), -1 where there was nothing; the first k are kept."""
-        there = positions >= 0
-        keys = np.where(there, (distances.astype(np.int64) << POSITION_BITS) | positions, NOWHERE)
-        keys.sort(axis=1)
-        kept = keys[:, :k] != NOWHERE
-        flat = keys[:, :k][kept]
-        offsets = np.concatenate([[0], kept.sum(axis=1).cumsum()])
-        return cls(offsets, flat & POSITION_MASK, (flat >> POSITION_BITS).astype(np.int32), complete)
+        asked = positions.shape[1]
+        counts = np.full(len(positions), asked)
+        if positions.min(initial=0) < 0:
+            there = positions >= 0
+            counts = there.sum(axis=1)
+            positions, distances = positions[there], distances[there]
+        queries = np.repeat(np.arange(len(counts)), counts)
+        ids, near = in_order(queries, distances.ravel(), positions.ravel())
+        kept = np.minimum(counts, k)
+        offsets = np.concatenate([[0], kept.cumsum()])
+        if kept.sum() < len(ids):
+            chosen = ranges(counts.cumsum() - counts, kept)
+            ids, near = ids[chosen], near[chosen]
+        return cls(offsets, ids, near, complete)
 
     @property
     def last(self) -> Int32:
@@ -129,6 +130,19 @@ class Found:
         )
 
 
+class One(NamedTuple):
+    """Distinct codes found for one query: distances and positions, in order, and `Found.complete`."""
+
+    distances: list[int]
+    positions: list[int]
+    complete: int
+
+    @classmethod
+    def of(cls, found: Found) -> One:
+        """What was found for the first query."""
+        return cls(found.distances.tolist(), found.positions.tolist(), int(found.complete[0]))
+
+
 class Kind(ABC):
     """A kind of FAISS binary index with its parameters set.
 
@@ -136,12 +150,14 @@ class Kind(ABC):
         bits: K.
         parameters: every parameter of the kind; those not given are chosen for `distinct` codes.
         faiss: the `faiss.IndexBinary`, once `build` or `restore` was called.
+        certified: share of answers that the probes prove, measured on some codes of the index.
 
     A subclass checks its parameters when it is made, before C++ sees them: FAISS hangs or reads out of bounds on some.
     """
 
     name: ClassVar[str]
     abilities: ClassVar[Abilities]
+    certified = 0.0
     faiss: Any  # faiss.IndexBinary of the kind's own class, which FAISS's stubs know little of
 
     def __init__(self, bits: int, distinct: int, parameters: dict[str, int]) -> None:
@@ -159,6 +175,13 @@ class Kind(ABC):
     @abstractmethod
     def accepts(self, index: Any) -> bool:
         """Whether a loaded FAISS index is of this kind with these parameters."""
+
+    def measure(self, sample: Codes) -> None:
+        """Learn `certified` from codes of the index."""
+        self.sample, self.certified = sample, 1.0
+        if len(sample):
+            found = self.nearest(sample, min(NEAREST + 1, self.faiss.ntotal))
+            self.certified = float((found.last <= found.complete).mean())
 
     @property
     def can_be_saved(self) -> bool:
@@ -189,16 +212,19 @@ class Kind(ABC):
         """Turn the parameter up that buys recall for time, on the built index; False where it is at its end."""
         return False
 
-    def cost(self, queries: Codes, radii: Int32) -> Floats:
-        """What `ball` would take for each query with its own radius, in codes that a flat scan compares meanwhile."""
-        return np.full(len(queries), np.inf)
+    def balls(self, queries: Codes, radii: Int32, limit: float) -> tuple[Int64, Found]:
+        """All codes within each query's own radius, for the queries for which that is cheap.
 
-    def ball(self, queries: Codes, radius: int) -> Found:
-        """All codes within `radius`, however many probes that takes; asked only where `cost` is finite."""
-        raise NotImplementedError(self.name)
+        Args:
+            limit: what a query may take, in codes that a flat scan compares meanwhile.
+
+        Returns:
+            rows of the queries answered, and what was found for these, complete within their radii.
+        """
+        return np.empty(0, np.int64), Found.nothing(0, -1)
 
     def reach(self, limit: float) -> int:
-        """The greatest radius that `ball` can search for a cost below `limit`, whatever the query; -1 for none."""
+        """The greatest radius that `balls` can search below `limit`, whatever the query; -1 for none."""
         return -1
 
     @property
@@ -222,6 +248,22 @@ class Kind(ABC):
             found = found.put(rows, self.within(queries[rows], int(radius)))
         return found
 
+    def nearest_one(self, query: Codes, k: int) -> One:
+        """`nearest` for one query (1, bytes), which numpy's calls would take longer to arrange than FAISS to find."""
+        return One.of(self.nearest(query, k))
+
+    def settled_one(self, query: Codes, found: tuple[Int32, Int64], k: int, complete: int) -> One:
+        """`settled` for one query; where `complete` is -1 nothing is to be settled."""
+        pairs = sorted(zip(found[0][0].tolist(), found[1][0].tolist(), strict=True))
+        if pairs[-1][1] < 0:  # FAISS ran out of codes
+            pairs = [pair for pair in pairs if pair[1] >= 0]
+        elif complete >= 0:
+            last, seen = pairs[k - 1][0], pairs[-1][0]
+            if last == seen and last <= complete:
+                return One.of(self.within(query, last))
+            complete = min(complete, seen - 1)
+        return One([distance for distance, _ in pairs[:k]], [position for _, position in pairs[:k]], complete)
+
     def __str__(self) -> str:
         settings = ",".join(f"{name}={value}" for name, value in self.parameters.items())
         return f"{self.name}:{settings}" if settings else self.name
@@ -233,6 +275,31 @@ class Kind(ABC):
                 f"{name} of the {self.name} kind is {value!r}: give a whole number from {low} to {high}"
             )
         return value
+
+
+def in_order(queries: Int64, distances: Int32, ids: Int64) -> tuple[Int64, Int32]:
+    """Ids and distances in order of (query, distance, id), all of them 0 or more."""
+    near = distances.astype(np.int64)
+    width = int(ids.max(initial=0)).bit_length(), int(near.max(initial=0)).bit_length()
+    if sum(width) + int(queries.max(initial=0)).bit_length() < 63:  # one number is sorted much faster than three
+        keys = np.sort((queries << sum(width)) | (near << width[0]) | ids)
+        return keys & ((1 << width[0]) - 1), ((keys >> width[0]) & ((1 << width[1]) - 1)).astype(np.int32)
+    order = np.lexsort((ids, near, queries))
+    return ids[order], near[order].astype(np.int32)
+
+
+def by_radius(queries: Codes, radii: Int32, search: Callable[[Codes, Int64, int], Found]) -> Found:
+    """Search each query with its own radius; FAISS takes one radius a call. `search` also gets the queries' rows."""
+    found = Found.nothing(len(queries), -1)
+    for radius in np.unique(radii).tolist():
+        rows = np.flatnonzero(radii == radius)
+        found = found.put(rows, search(queries[rows], rows, radius))
+    return found
+
+
+def sampled(codes: Codes) -> Codes:
+    """Some codes, spread over all."""
+    return codes[:: max(1, len(codes) // SAMPLE)][:SAMPLE].copy()
 
 
 def ranges(starts: Int64, lengths: Int64) -> Int64:

@@ -31,6 +31,7 @@ class MultiHash(BucketKind):
             "flips": "bits of these that may differ (default 0)",
         },
         radius=True,
+        certifies=True,
         exact="flips more bits while that is cheaper than a flat scan",
     )
 
