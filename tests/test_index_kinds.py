@@ -188,13 +188,15 @@ def test_tuning_measures_what_it_chooses_from(spread):
     for trial in chosen.trials:  # measured again by hand
         again = parse_kind(trial.kind, 32, len(codes))
         again.build(codes)
-        rows = np.sort(np.random.default_rng(tuning.SEED).choice(len(codes), 200, replace=False))
+        rows = np.sort(np.random.default_rng(tuning.SEED).choice(len(codes), tuning.QUERIES, replace=False))
         hits = 0
         for row in rows:
             true = np.sort(np.delete(hamming(codes[row][None], codes)[0], row))[9]
             near = again.nearest(codes[row][None], 11)
             hits += min(10, (near.distances[near.positions != row] <= true).sum())
-        assert trial.recall == pytest.approx(hits / 2000, abs=0.02)  # k-means and graphs are built in threads
+        assert trial.recall == pytest.approx(
+            hits / (10 * tuning.QUERIES), abs=0.02
+        )  # k-means and graphs are built in threads
     assert kind.nearest(codes[:1], 1).positions.tolist() == [0]
 
 
@@ -222,9 +224,9 @@ def test_what_cannot_be_tuned_is_told():
     for recall in (0, -1, 1.01, float("nan")):
         with pytest.raises(ArgumentError, match="recall is"):
             tune(codes, 8, recall)
-    with pytest.raises(ArgumentError, match=r"a memory of 99 bytes .* 100 distinct codes alone take 100: give more"):
-        tune(codes, 8, memory=99)
-    assert tune(codes, 8, memory=101)[1].kind == "flat"
+    with pytest.raises(ArgumentError, match=r"a memory of 199 bytes .* 100 distinct codes .* take 200: give more"):
+        tune(codes, 8, memory=199)
+    assert tune(codes, 8, memory=200)[1].kind == "flat"
 
 
 # ---- bytes and ties

@@ -18,6 +18,7 @@ from hashfaiss.indexes.kind import SPARE, Arrays, Floats, Found, Int32, Int64, K
 # A call into FAISS cannot be interrupted: one query visits at most this many buckets (about 0.2 s),
 MAX_BUCKETS = 1 << 20
 CODES_PER_ADD = 1 << 18  # and one call adds at most this many codes (about 0.3 s).
+BUCKET_BYTES = 128  # of an entry in a hash table with its vectors.
 BUCKET = 256.0  # to look for a bucket costs as many comparisons of a flat scan (from FAISS.md, section 4)
 SAMPLE = 10_000  # codes from which the order of bits is chosen
 SEED = 1234
@@ -34,6 +35,7 @@ class BucketKind(Kind):
     a prefix of them makes fat buckets. Codes are therefore stored with their bits in an order chosen on a sample.
     """
 
+    knob = "flips"
     tables = 1  # each of them hashes other bits
     candidate = 10.0  # to compare a code from a bucket costs as many comparisons of a flat scan
 
@@ -138,11 +140,11 @@ class BucketKind(Kind):
     def within(self, queries: Codes, radius: int) -> Found:
         return self._ball(queries, radius, self.parameters["flips"])
 
-    def probe_more(self) -> bool:
-        b, flips = self.parameters["b"], self.parameters["flips"] + 1
-        if flips > b or self.buckets_at(b, flips) > MAX_BUCKETS:
+    def turn(self, value: int) -> bool:
+        b = self.parameters["b"]
+        if value > b or self.buckets_at(b, value) > MAX_BUCKETS:
             return False
-        self.parameters["flips"] = self.faiss.nflip = flips
+        self.parameters["flips"] = self.faiss.nflip = value
         self.measure(self.sample)
         return True
 

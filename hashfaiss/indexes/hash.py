@@ -7,8 +7,8 @@ from typing import Any
 import faiss
 
 from hashfaiss.codes import code_bytes
-from hashfaiss.indexes.buckets import MAX_BUCKETS, BucketKind
-from hashfaiss.indexes.kind import Abilities
+from hashfaiss.indexes.buckets import BUCKET_BYTES, MAX_BUCKETS, BucketKind
+from hashfaiss.indexes.kind import SLACK, Abilities
 
 
 class Hash(BucketKind):
@@ -47,6 +47,11 @@ class Hash(BucketKind):
         index = faiss.IndexBinaryHash(8 * code_bytes(self.bits), self.parameters["b"])
         index.nflip = self.parameters["flips"]
         return index
+
+    @property
+    def held_bytes(self) -> float:
+        codes = SLACK * self.faiss.ntotal * (code_bytes(self.bits) + 8)
+        return float(codes + self.faiss.hashtable_size() * BUCKET_BYTES)
 
     def accepts(self, index: Any) -> bool:
         asked = (self.parameters["b"], self.parameters["flips"])

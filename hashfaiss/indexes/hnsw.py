@@ -22,6 +22,7 @@ class HNSW(Kind):
     """
 
     name = "hnsw"
+    knob = "ef"
     abilities = Abilities(
         summary="walks a graph of near codes",
         guarantee="none: no answer is certified",
@@ -46,6 +47,10 @@ class HNSW(Kind):
         for start in range(0, len(codes), CODES_PER_ADD):
             self.faiss.add(codes[start : start + CODES_PER_ADD])
 
+    @property
+    def held_bytes(self) -> float:
+        return float(self.faiss.ntotal * (code_bytes(self.bits) + 8 * self.parameters["m"] + 16))
+
     def accepts(self, index: Any) -> bool:
         # level 0 has 2 m neighbours
         return isinstance(index, faiss.IndexBinaryHNSW) and index.hnsw.nb_neighbors(0) == 2 * self.parameters["m"]
@@ -55,9 +60,11 @@ class HNSW(Kind):
         distances, positions = self.faiss.search(queries, k, params=walk)
         return Found.of_nearest(distances, positions, k, _unknown(queries))
 
-    def probe_more(self) -> bool:
-        self.parameters["ef"] *= 2
-        return self.parameters["ef"] <= MOST_EF
+    def turn(self, value: int) -> bool:
+        if value > MOST_EF:
+            return False
+        self.parameters["ef"] = value
+        return True
 
     def within(self, queries: Codes, radius: int) -> Found:
         distances, positions = self._in_sight(queries)

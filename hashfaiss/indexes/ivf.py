@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hashfaiss.codes import Codes, code_bytes, hamming_of_words, words
-from hashfaiss.indexes.kind import SPARE, Abilities, Arrays, Found, Int32, Int64, Kind, One, by_radius, sampled
+from hashfaiss.indexes.kind import SLACK, SPARE, Abilities, Arrays, Found, Int32, Int64, Kind, One, by_radius, sampled
 
 CODES_PER_ADD = 1 << 18  # a call into FAISS cannot be interrupted
 TRAINED_ON = 64  # codes for each list; FAISS asks for 39 or more
@@ -31,6 +31,7 @@ class IVF(Kind):
     """
 
     name = "ivf"
+    knob = "probes"
     abilities = Abilities(
         summary="looks into the lists of codes whose centroids are nearest",
         guarantee="exact where the lists not visited are provably too far; each answer says whether they are",
@@ -73,6 +74,10 @@ class IVF(Kind):
             and index.nlist == self.parameters["lists"]
             and index.quantizer.ntotal == (index.nlist if index.ntotal else 0)
         )
+
+    @property
+    def held_bytes(self) -> float:
+        return float(SLACK * self.faiss.ntotal * (code_bytes(self.bits) + 8) + len(self._sizes) * 200)
 
     def arrays(self) -> Arrays:
         return {"radii": self._radii, "sample": self.sample}
@@ -176,10 +181,10 @@ class IVF(Kind):
         """From every centroid: int16 (queries, lists)."""
         return hamming_of_words(words(queries), self._centroids).view(np.int16)
 
-    def probe_more(self) -> bool:
-        if self.parameters["probes"] >= self.faiss.nlist:
+    def turn(self, value: int) -> bool:
+        if value > self.faiss.nlist:
             return False
-        self.parameters["probes"] = self.faiss.nprobe = min(2 * self.parameters["probes"], self.faiss.nlist)
+        self.parameters["probes"] = self.faiss.nprobe = value
         self.measure(self.sample)
         return True
 

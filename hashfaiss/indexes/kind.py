@@ -20,6 +20,7 @@ Floats = npt.NDArray[np.float64]
 
 SAMPLE = 64  # codes of the index that are asked for
 NEAREST = 10  # neighbours, to learn what share of answers the probes prove.
+SLACK = 1.25  # of vectors that grew; this and the other sizes fit what mallinfo2 says of 10^6 codes
 SPARE = 6  # nearest codes asked for beyond k, so that most that tie with the k-th are among them
 
 
@@ -156,6 +157,7 @@ class Kind(ABC):
     """
 
     name: ClassVar[str]
+    knob: ClassVar[str] = ""  # the parameter that buys recall for time
     abilities: ClassVar[Abilities]
     certified = 0.0
     faiss: Any  # faiss.IndexBinary of the kind's own class, which FAISS's stubs know little of
@@ -184,6 +186,11 @@ class Kind(ABC):
             self.certified = float((found.last <= found.complete).mean())
 
     @property
+    @abstractmethod
+    def held_bytes(self) -> float:
+        """Memory that FAISS's structure takes, about: vectors are a quarter longer than what they hold."""
+
+    @property
     def can_be_saved(self) -> bool:
         """Whether FAISS reads back what it writes of this index; where not, it is built anew when loaded."""
         return True
@@ -208,8 +215,8 @@ class Kind(ABC):
     def within(self, queries: Codes, radius: int) -> Found:
         """The codes within `radius` that the probes of the parameters see."""
 
-    def probe_more(self) -> bool:
-        """Turn the parameter up that buys recall for time, on the built index; False where it is at its end."""
+    def turn(self, value: int) -> bool:
+        """Set the knob of the built index; False, and nothing is changed, where it does not go so far."""
         return False
 
     def balls(self, queries: Codes, radii: Int32, limit: float) -> tuple[Int64, Found]:

@@ -8,8 +8,8 @@ import faiss
 
 from hashfaiss.codes import code_bytes
 from hashfaiss.errors import ArgumentError
-from hashfaiss.indexes.buckets import BucketKind
-from hashfaiss.indexes.kind import Abilities
+from hashfaiss.indexes.buckets import BUCKET_BYTES, BucketKind
+from hashfaiss.indexes.kind import SLACK, Abilities
 
 
 class MultiHash(BucketKind):
@@ -53,6 +53,11 @@ class MultiHash(BucketKind):
         index = faiss.IndexBinaryMultiHash(8 * code_bytes(self.bits), self.tables, self.parameters["b"])
         index.nflip = self.parameters["flips"]
         return index
+
+    @property
+    def held_bytes(self) -> float:
+        ids = SLACK * self.faiss.ntotal * 8 * self.tables
+        return float(self.faiss.ntotal * code_bytes(self.bits) + ids + self.faiss.hashtable_size() * BUCKET_BYTES)
 
     def accepts(self, index: Any) -> bool:
         if not isinstance(index, faiss.IndexBinaryMultiHash):

@@ -26,8 +26,10 @@ FLAT_UP_TO = 50_000  # distinct codes that a flat scan compares in less than oth
 GRAPH_UP_TO = 200_000  # distinct codes of which a graph is built in reasonable time
 RECALL = 0.99
 NEAREST = 10
-QUERIES = 200
-SINGLE = 30  # queries asked one by one
+QUERIES = 400
+SINGLE = 50  # queries asked one by one
+SECONDS = 0.1  # a batch is asked again until so much time is measured
+FINE = 8  # a knob is set to an eighth of its value
 SEED = 1234
 
 Notice = Callable[[str], None]
@@ -42,7 +44,7 @@ class Trial:
         recall: by distance, of the 10 nearest.
         certified: share of answers certified exact.
         batch_rate, single_rate: queries a second, all at once and one by one (median), on one thread.
-        bytes_per_code: of FAISS's own structure, for each distinct code.
+        bytes_per_code: memory of FAISS's own structure, for each distinct code, about.
         build_seconds: to make it.
     """
 
@@ -87,10 +89,10 @@ def tune(
         raise ArgumentError(f"recall is {recall}: give a share above 0, at most 1")
     flat = Flat(bits, len(codes), {})
     flat.build(codes)
-    if memory is not None and codes.nbytes > memory:
+    if memory is not None and 2 * codes.nbytes > memory:
         raise ArgumentError(
-            f"a memory of {memory:,} bytes was asked for, and the {len(codes):,} distinct codes alone take "
-            f"{codes.nbytes:,}: give more, or make shorter codes"
+            f"a memory of {memory:,} bytes was asked for, and {len(codes):,} distinct codes with the smallest index "
+            f"take {2 * codes.nbytes:,}: give more, or make shorter codes"
         )
     questions = _Questions(flat, codes)
     best: Kind = flat
@@ -98,19 +100,19 @@ def tune(
     trials = [chosen]
     notice(_told(chosen))
     for kind, seconds in _candidates(codes, bits):
+        fits = memory is None or codes.nbytes + kind.held_bytes <= memory
         for trial in questions.trials(kind, seconds, recall, trials[0].batch_rate):
             trials.append(trial)
             notice(_told(trial))
-            fits = memory is None or trial.bytes_per_code * len(codes) <= memory
             if fits and trial.recall >= recall and trial.batch_rate > chosen.batch_rate:
-                best, chosen = kind, trial
-    built = best if str(best) == chosen.kind else _turned(best, parse_kind(chosen.kind, bits, len(codes)))
+                best, chosen, setting = kind, trial, kind.parameters[kind.knob]
     if best is flat:
-        why = f"of {len(trials) - 1} others measured none is faster and reaches recall {recall:g}"
+        why = f"of {len(trials) - 1} others measured none is faster, reaches recall {recall:g} and fits"
     else:
+        best.turn(setting)
         faster = chosen.batch_rate / trials[0].batch_rate
         why = f"recall {chosen.recall:.3f} at {faster:.0f} times the speed of flat; {len(trials)} were measured"
-    return built, Tuning(chosen.kind, why, tuple(trials))
+    return best, Tuning(chosen.kind, why, tuple(trials))
 
 
 def _told(trial: Trial) -> str:
@@ -121,7 +123,8 @@ def _candidates(codes: Codes, bits: int) -> Iterator[tuple[Kind, float]]:
     """Structures to measure, each built, with the seconds it took; their probes are turned up later."""
     n = len(codes)
     prefix = min(bits, 32, max(4, n.bit_length() - 4))
-    texts = ["ivf:probes=1", f"hash:b={prefix},flips=0"]
+    lists = parse_kind("ivf", bits, n).parameters["lists"]
+    texts = [f"ivf:lists={max(1, number)},probes=1" for number in (lists // 2, lists)] + [f"hash:b={prefix},flips=0"]
     if bits >= 2 * prefix:
         texts.append(f"multihash:tables={min(4, bits // prefix)},b={prefix},flips=0")
     if n <= GRAPH_UP_TO:
@@ -153,21 +156,17 @@ class _Questions:
 
     def trial(self, kind: Kind, seconds: float) -> Trial:
         """Ask them of `kind`."""
-        size = float(len(faiss.serialize_index_binary(kind.faiss))) / max(1, kind.faiss.ntotal)
         if self.truth is None:
             return Trial(str(kind), 1.0, 1.0, 0.0, 0.0, 0.0, seconds)
         threads = faiss.omp_get_max_threads()
         faiss.omp_set_num_threads(1)
         try:
-            kind.nearest(self.codes[:1], self.k)
-            started = time.perf_counter()
             found = kind.nearest(self.codes, self.k)
-            batch = time.perf_counter() - started
-            alone = []
-            for row in range(min(SINGLE, len(self.codes))):
-                started = time.perf_counter()
-                kind.nearest(self.codes[row : row + 1], self.k)
-                alone.append(time.perf_counter() - started)
+            batch = [_seconds(lambda: kind.nearest(self.codes, self.k))]
+            while sum(batch) < SECONDS:
+                batch.append(_seconds(lambda: kind.nearest(self.codes, self.k)))
+            one = [self.codes[row : row + 1] for row in range(min(SINGLE, len(self.codes)))]
+            alone = [_seconds(lambda query=query: kind.nearest_one(query, self.k)) for query in one]  # type: ignore[misc]
         finally:
             faiss.omp_set_num_threads(threads)
         near = [
@@ -179,23 +178,34 @@ class _Questions:
         full = np.diff(found.offsets) >= self.k
         return Trial(
             kind=str(kind),
-            recall=hits / wanted,
+            recall=float(hits / wanted),
             certified=float((full & (found.last <= found.complete)).mean()),
-            batch_rate=len(self.codes) / batch,
+            batch_rate=len(self.codes) / float(np.median(batch)),
             single_rate=1 / float(np.median(alone)),
-            bytes_per_code=size,
+            bytes_per_code=kind.held_bytes / kind.faiss.ntotal,
             build_seconds=seconds,
         )
 
     def trials(self, kind: Kind, seconds: float, recall: float, slowest: float) -> Iterator[Trial]:
-        """Turn its probes up until the recall is reached, or fewer than `slowest` queries a second are left."""
+        """Turn its knob up until the recall is reached or fewer than `slowest` queries a second are left, then down."""
+        low, value = 0, kind.parameters[kind.knob]
         while True:
             trial = self.trial(kind, seconds)
             yield trial
-            if trial.recall >= recall or trial.batch_rate < slowest or not kind.probe_more():
+            if trial.recall >= recall or trial.batch_rate < slowest:
+                break
+            low, value = value, value + 1 if kind.knob == "flips" else 2 * value
+            if not kind.turn(value):
                 return
+        while trial.recall >= recall and value - low > max(1, value // FINE):
+            middle = (low + value) // 2
+            kind.turn(middle)
+            found = self.trial(kind, seconds)
+            yield found
+            low, value = (low, middle) if found.recall >= recall else (middle, value)
 
 
-def _turned(kind: Kind, asked: Kind) -> Kind:
-    asked.restore(kind.faiss, kind.arrays())
-    return asked
+def _seconds(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
