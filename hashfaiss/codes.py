@@ -21,6 +21,7 @@ Codes = npt.NDArray[np.uint8]
 
 BIT_ORDER = "lsb"
 MAX_BITS = 1024
+ROWS = 1 << 14  # codes that are unpacked at once
 
 
 def check_bits(bits: Any) -> int:
@@ -83,14 +84,21 @@ def check_codes(codes: Any, bits: int, name: str = "codes") -> Codes:
     return np.ascontiguousarray(codes)
 
 
+def widened(codes: Codes, width: int) -> Codes:
+    """Codes (n, bytes) with zeros behind them, (n, width): bits that are the same in all change no distance."""
+    if codes.shape[1] == width:
+        return codes
+    padded = np.zeros((len(codes), width), dtype=np.uint8)
+    padded[:, : codes.shape[1]] = codes
+    return padded
+
+
 def words(codes: Codes) -> npt.NDArray[np.uint64]:
     """Codes (n, bytes) as zero-padded 64-bit words (n, ceil(bytes/8)): the same bits, counted and sorted faster."""
-    n, width = codes.shape
+    width = codes.shape[1]
     if width % 8 == 0 and codes.flags.c_contiguous:
         return codes.view(np.uint64)
-    padded = np.zeros((n, (width + 7) // 8 * 8), dtype=np.uint8)
-    padded[:, :width] = codes
-    return padded.view(np.uint64)
+    return widened(codes, (width + 7) // 8 * 8).view(np.uint64)
 
 
 def hamming(queries: Codes, database: Codes) -> npt.NDArray[np.uint16]:
@@ -104,3 +112,18 @@ def hamming_of_words(queries: npt.NDArray[np.uint64], database: npt.NDArray[np.u
     for word in range(queries.shape[1]):
         distances += np.bitwise_count(queries[:, word, None] ^ database[None, :, word])
     return distances
+
+
+def asymmetric_distances(output: npt.NDArray[np.floating[Any]], codes: Codes, bits: int) -> npt.NDArray[np.float64]:
+    """Of one query's real outputs u (K,) from codes (n, bytes): the sum of |u_j| over bits that differ / mean |u_j|.
+
+    Rounded to four places, where what batch size and threads do to a float32 output cannot be seen.
+    """
+    weights = np.abs(output.astype(np.float64))
+    asked = pack(output[None])[0]
+    total: npt.NDArray[np.float64] = np.zeros(len(codes))
+    for start in range(0, len(codes), ROWS):
+        differ = np.unpackbits(codes[start : start + ROWS] ^ asked, axis=1, count=bits, bitorder="little")
+        total[start : start + ROWS] = differ @ weights
+    total /= max(weights.mean(), np.finfo(np.float64).tiny)
+    return total.round(4)

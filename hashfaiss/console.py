@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hashfaiss.hits import Hits
+    from hashfaiss.hits import Hit, Hits
     from hashfaiss.train.progress import Progress as TrainingProgress
 
 
@@ -85,18 +85,24 @@ def print_hits(hits: Hits, as_json: bool) -> None:
     if as_json:
         for rank, hit in enumerate(hits, start=1):
             about = {"path": hit.path, "labels": hit.labels, "id": hit.id, "exact": hits.exact}
-            print_json({"query": hits.query, "rank": rank, "distance": hit.distance, **about})
+            score = {} if hit.score is None else {"asymmetric_distance": hit.score}
+            print_json({"query": hits.query, "rank": rank, "distance": hit.distance, **score, **about})
         if not hits:
             print_json({"query": hits.query, "rank": None, "exact": hits.exact})
         return
     certified = "certified exact" if hits.exact else "not certified exact: there may be nearer ones"
     say(f"{shown_path(hits.query)}: {len(hits):,} hits, {certified}")
     if hits:
+        scored = hits[0].score is not None
         rows = [
-            (str(rank), str(hit.distance), shown_path(hit.path), ";".join(hit.labels))
+            (str(rank), str(hit.distance), *([f"{hit.score:.3f}"] if scored else []), *_place(hit))
             for rank, hit in enumerate(hits, start=1)
         ]
-        print_table(("rank", "distance", "path", "labels"), rows)
+        print_table(("rank", "distance", *(["asymmetric"] if scored else []), "path", "labels"), rows)
+
+
+def _place(hit: Hit) -> tuple[str, str]:
+    return shown_path(hit.path), ";".join(hit.labels)
 
 
 @contextlib.contextmanager

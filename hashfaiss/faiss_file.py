@@ -65,7 +65,10 @@ def commit_faiss(writer: StoreWriter, kind: str | None) -> None:
         _write(store, writer, made, kind, before["why"], measured)
         return
     made = CodeIndex(codes, ids, store.bits, kind)
-    _write(store, writer, made, kind, made.tuning.why if made.tuning else "", len(ids) if made.tuning else 0)
+    why = made.tuning.why if made.tuning else ""
+    if kind == store.manifest["kind"] == before.get("kind"):  # what was chosen by tuning stays so
+        why = before["why"]
+    _write(store, writer, made, kind, why, len(ids) if made.tuning else 0)
 
 
 def tune_faiss(writer: StoreWriter, recall: float, memory: int | None, notice: Notice) -> Tuning:
@@ -74,7 +77,7 @@ def tune_faiss(writer: StoreWriter, recall: float, memory: int | None, notice: N
     made = CodeIndex.tuned(*store.codes(), store.bits, recall, memory, notice)
     assert made.tuning is not None
     if store.path is None:
-        writer.commit(kind=made.tuning.kind)
+        writer.commit(kind=made.tuning.kind, index={"why": made.tuning.why})
     else:
         _write(store, writer, made, made.tuning.kind, made.tuning.why, len(made))
     return made.tuning

@@ -11,17 +11,21 @@ from hashfaiss.segments import Labels
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """One image found: its file (None for an image from memory), Hamming distance, labels, and id in the index."""
+    """One image found: its file (None for an image from memory), Hamming distance, labels, and id in the index.
+
+    `score` is the asymmetric distance where hits were ordered by it.
+    """
 
     path: str | None
     distance: int
     labels: Labels
     id: int
+    score: float | None = None
 
 
 @dataclass(frozen=True)
 class Hits(Sequence[Hit]):
-    """The images found for one query, by (distance, id).
+    """The images found for one query, by (distance, id), or (score, distance, id) where they have scores.
 
     Attributes:
         query: the query's path, or None for an image in memory.

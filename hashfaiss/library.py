@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, Unpack, overload
 
-from hashfaiss.codes import Codes, code_bytes
+from hashfaiss.answering import How, Outputs, Search, stream_hits
+from hashfaiss.codes import Codes
 from hashfaiss.errors import (
     ArgumentError,
     CorruptIndexError,
@@ -16,9 +16,10 @@ from hashfaiss.errors import (
     IndexFolderError,
     ModelError,
 )
-from hashfaiss.faiss_file import load_codes, read_faiss
+from hashfaiss.faiss_file import load_codes, read_faiss, tune_faiss
 from hashfaiss.hits import Hit, Hits
-from hashfaiss.indexes import Answers, CodeIndex, parse_kind
+from hashfaiss.indexes import Answers, CodeIndex, Tuning, near_groups, parse_kind, rerank
+from hashfaiss.indexes.tuning import FLAT_UP_TO, RECALL, Notice
 from hashfaiss.manifest import MANIFEST
 from hashfaiss.store import CodeStore
 from hashfaiss.sync import BuildReport, build, check_encoder, remove
@@ -27,14 +28,13 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from hashfaiss.encoder import Encoder, Images
-    from hashfaiss.pipeline import Batch, Item
     from hashfaiss.sync import LabelsOf, Progress
 
     One = str | os.PathLike[str] | Image
     Many = list[str] | list[Path] | list[Image] | tuple[One, ...]
 
+
 ENCODER = "encoder.pt"
-QUERY_BATCH = 32
 
 
 class ImageIndex:
@@ -49,6 +49,7 @@ class ImageIndex:
         self._encoder = encoder
         self._device = device
         self._codes: CodeIndex | None = None
+        self._part: tuple[tuple[frozenset[str] | None, ...], CodeIndex] | None = None
 
     @classmethod
     def create(cls, encoder: Encoder, path: str | os.PathLike[str] | None = None, kind: str = "auto") -> ImageIndex:
@@ -159,92 +160,132 @@ class ImageIndex:
             "method": manifest["encoder"]["method"],
             "encoder": manifest["encoder"]["identity"],
             "kind": str(kind),
+            "why": self._why(),
             "search": f"{abilities.summary}; {abilities.guarantee}",
-            "bytes_per_code": abilities.bytes_per_code.replace("K/8", str(code_bytes(self.bits))),
+            "exact": abilities.exact,
+            "radius": abilities.radius,
+            "filters": abilities.filter,
+            "removal": abilities.removal,
+            "bytes_per_code": f"{kind.held_bytes / max(1, len(self.codes.distinct)):.1f} "
+            f"({abilities.bytes_per_code.replace('W', str(kind.width))})",
             "generation": manifest["generation"],
             "segments": len(manifest["segments"]),
         }
 
+    def _why(self) -> str:
+        """Why FAISS's kind is what it is."""
+        if self.store.manifest["kind"] != "auto" and not self.store.manifest.get("index", {}).get("why"):
+            return "asked for"
+        if self.codes.tuning is not None:
+            return self.codes.tuning.why
+        return self.store.manifest.get("index", {}).get("why") or f"auto: at most {FLAT_UP_TO:,} distinct codes"
+
     def refresh(self) -> None:
         """Take up the generation committed last."""
         if self.path is not None:
-            self.store, self._codes = CodeStore.open(self.path), None
+            self.store = CodeStore.open(self.path)
+            self._forget()
             if self._encoder is not None:
                 check_encoder(self.store, self._encoder)
+
+    def _forget(self) -> None:
+        """What is held of the codes is of a generation that was replaced."""
+        self._codes = self._part = None
 
     # ---- search -------------------------------------------------------------------------------------------------
 
     @overload
-    def query(self, images: One, k: int = 10) -> Hits: ...
+    def query(self, images: One, k: int = 10, **how: Unpack[How]) -> Hits: ...
     @overload
-    def query(self, images: Many, k: int = 10) -> list[Hits]: ...
-    def query(self, images: One | Many, k: int = 10) -> Hits | list[Hits]:
+    def query(self, images: Many, k: int = 10, **how: Unpack[How]) -> list[Hits]: ...
+    def query(self, images: One | Many, k: int = 10, **how: Unpack[How]) -> Hits | list[Hits]:
         """The k images nearest to one image (a path or Pillow image), or to each of several.
+
+        Args:
+            how: see `How`.
 
         Raises:
             ImageError: a query cannot be read.
-            ArgumentError: `k` is below 1.
+            ArgumentError: `k` is below 1, or no image of the index is what `how` asks for.
         """
-        return self._answer(images, lambda codes: self.codes.search(codes, k))
+        return self._answer(images, self._searcher(k, None, how))
 
     @overload
-    def within(self, images: One, radius: int) -> Hits: ...
+    def within(self, images: One, radius: int, **how: Unpack[How]) -> Hits: ...
     @overload
-    def within(self, images: Many, radius: int) -> list[Hits]: ...
-    def within(self, images: One | Many, radius: int) -> Hits | list[Hits]:
-        """All images within Hamming distance `radius` of one image, or of each of several; errors as `query`."""
-        return self._answer(images, lambda codes: self.codes.within(codes, radius))
+    def within(self, images: Many, radius: int, **how: Unpack[How]) -> list[Hits]: ...
+    def within(self, images: One | Many, radius: int, **how: Unpack[How]) -> Hits | list[Hits]:
+        """All images within Hamming distance `radius` of one image, or of each of several; see `query`."""
+        return self._answer(images, self._searcher(None, radius, how))
 
-    def _answer(self, images: One | Many, search: Callable[[Codes], Answers]) -> Hits | list[Hits]:
+    def stream(
+        self, images: Iterable[One], k: int | None = None, radius: int | None = None, **how: Unpack[How]
+    ) -> Iterator[Hits | ImageError]:
+        """Hits for each of many images, or why it cannot be read, in their order; give `k` or `radius`."""
+        if (k is None) == (radius is None):
+            raise ArgumentError("give either k or radius")
+        return stream_hits(self, images, self._searcher(k, radius, how))
+
+    def _searcher(self, k: int | None, radius: int | None, how: How) -> Search:
+        """What answers a batch of queries; wrong arguments are told before any image is read."""
+        order = how.get("rerank")
+        if order not in (None, "asymmetric"):
+            raise ArgumentError(f"rerank is {order!r}: give 'asymmetric', or leave it out")
+        codes, exact = self._among(how.get("labels"), how.get("paths")), how.get("exact", False)
+
+        def search(asked: Codes, outputs: Outputs | None) -> Answers:
+            if outputs is not None:
+                return rerank(codes, asked, outputs, k, radius, exact)
+            return codes.search(asked, k, exact) if k is not None else codes.within(asked, radius or 0, exact)
+
+        search(self.encoder.no_codes(), None)
+        return Search(search, order is not None)
+
+    def _among(self, labels: str | Collection[str] | None, paths: str | Collection[str] | None) -> CodeIndex:
+        """The codes of the images that are asked for; those of the last filter are kept."""
+        if labels is None and paths is None:
+            return self.codes
+        wanted = tuple(
+            None if one is None else frozenset([one] if isinstance(one, str) else one) for one in (labels, paths)
+        )
+        if self._part is None or self._part[0] != wanted:
+            ids = self.store.where(*wanted)
+            if not len(ids):
+                named = [
+                    f"{what} {' or '.join(map(repr, sorted(one)))}"
+                    for what, one in zip(("label", "path"), wanted, strict=True)
+                    if one is not None
+                ]
+                raise ArgumentError(
+                    f"no image of the index has {' and '.join(named)}: see `hashfaiss info`, or ask for others"
+                )
+            self._part = wanted, self.codes.only(ids)
+        return self._part[1]
+
+    def _answer(self, images: One | Many, search: Search) -> Hits | list[Hits]:
         answers: list[Hits] = []
         several = isinstance(images, (list, tuple))
-        for result in self._answers(images if several else [images], search):
+        for result in stream_hits(self, images if several else [images], search):
             if isinstance(result, ImageError):
                 raise result
             answers.append(result)
         return answers if several else answers[0]
 
-    def stream(
-        self, images: Iterable[One], k: int | None = None, radius: int | None = None
-    ) -> Iterator[Hits | ImageError]:
-        """Hits for each of many images, or why it cannot be read, in their order; give `k` or `radius`."""
-        if (k is None) == (radius is None):
-            raise ArgumentError("give either k or radius")
-        if k is not None:
-            nearest = k
-            return self._answers(images, lambda codes: self.codes.search(codes, nearest))
-        return self._answers(images, lambda codes: self.codes.within(codes, radius or 0))
-
-    def _answers(self, images: Any, search: Callable[[Codes], Answers]) -> Iterator[Hits | ImageError]:
-        from hashfaiss.pipeline import as_items, encode_stream
-
-        search(self.encoder.no_codes())  # a wrong k or radius is told before any image is read
-        asked: deque[Item] = deque()
-
-        def items() -> Iterator[Item]:
-            for item in as_items(images):
-                asked.append(item)
-                yield item
-
-        for batch in encode_stream(self.encoder, items(), batch_size=QUERY_BATCH):
-            yield from self._hits(batch, search(batch.codes), asked)
-
-    def _hits(self, batch: Batch, answers: Answers, asked: deque[Item]) -> Iterator[Hits | ImageError]:
-        """Answers for the items of a batch and reasons for those skipped, in the order they were asked."""
-        reasons = {id(item): reason for item, reason in batch.skipped}
-        found = zip(answers, answers.exact.tolist(), strict=True)
-        for _ in range(len(batch.items) + len(batch.skipped)):
-            item = asked.popleft()
-            if id(item) in reasons:
-                yield ImageError(item.path, reasons[id(item)])
-                continue
-            (ids, distances), exact = next(found)
-            yield Hits(item.path, exact, tuple(map(self.hit, ids.tolist(), distances.tolist())))
-
-    def hit(self, image_id: int, distance: int) -> Hit:
+    def hit(self, image_id: int, distance: int, score: float | None = None) -> Hit:
         """The image of an id the codes were searched for."""
         row = self.store.row(image_id)
-        return Hit(self.store.full_path(row), distance, row.labels, image_id)
+        return Hit(self.store.full_path(row), distance, row.labels, image_id, score)
+
+    def duplicates(self, radius: int = 0, progress: Progress | None = None) -> Iterator[tuple[Hit, ...]]:
+        """Groups of images whose codes lie within `radius` of each other, directly or through others.
+
+        A hit's distance is that of its code from the group's first image.
+
+        Args:
+            progress: called with (distinct codes compared, distinct codes).
+        """
+        for ids, distances in near_groups(self.codes, radius, progress):
+            yield tuple(map(self.hit, ids.tolist(), distances.tolist()))
 
     # ---- change -------------------------------------------------------------------------------------------------
 
@@ -277,14 +318,14 @@ class ImageIndex:
         try:
             return build(self.store, self.encoder, images, labels, True, kind, strict, progress)
         finally:
-            self._codes = None
+            self._forget()
 
     def add(self, images: Images, labels: LabelsOf = None, progress: Progress | None = None) -> BuildReport:
         """Add a folder, paths, Pillow images or a tensor batch; like `build`, but no image leaves the index."""
         try:
             return build(self.store, self.encoder, images, labels, forget=False, progress=progress)
         finally:
-            self._codes = None
+            self._forget()
 
     def remove(self, images: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> int:
         """Take out the images at this path or these paths, or below these folders; the files stay. Returns how many.
@@ -295,7 +336,28 @@ class ImageIndex:
         try:
             return remove(self.store, images)
         finally:
-            self._codes = None
+            self._forget()
+
+    def tune(self, recall: float = RECALL, memory: int | None = None, notice: Notice = lambda _: None) -> Tuning:
+        """Measure kinds on the codes at hand, and take the one that is fastest of those that reach `recall`.
+
+        The choice and its reason are stored; later builds keep it.
+
+        Args:
+            recall: share of the 10 nearest, by distance, that must be found.
+            memory: bytes that codes and FAISS index may take.
+            notice: told of each trial.
+
+        Raises:
+            ArgumentError: an empty index, a recall outside 0 to 1, a memory that nothing fits.
+        """
+        if not len(self):
+            raise ArgumentError("the index is empty: build it from a folder of images first")
+        try:
+            with self.store.writing() as writer:
+                return tune_faiss(writer, recall, memory, notice)
+        finally:
+            self._forget()
 
     def verify(self) -> Iterator[tuple[str, str | None]]:
         """Check every stored file against what was written (`evaluate_index` checks FAISS's answers).

@@ -16,11 +16,12 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from hashfaiss.codes import Codes
+from hashfaiss.codes import Codes, pack_tensor
 from hashfaiss.encoder import Encoder
 from hashfaiss.errors import ArgumentError, ImageError
 from hashfaiss.files import content_digest
@@ -61,12 +62,14 @@ class Batch:
         digests: of each file's bytes (or an image's pixels): BLAKE2b, 16 bytes.
         codes: uint8 (len(items), ceil(K/8)).
         skipped: items that cannot be read, with the reason.
+        outputs: the network's, float32 (len(items), K), where they were asked for.
     """
 
     items: list[Item]
     digests: list[bytes]
     codes: Codes
     skipped: list[tuple[Item, str]] = field(default_factory=list)
+    outputs: npt.NDArray[np.float32] | None = None
 
 
 def as_items(images: Images) -> Iterator[Item]:
@@ -105,18 +108,24 @@ def _as_item(image: object) -> Item:
 
 
 def encode_stream(
-    encoder: Encoder, items: Iterable[Item], batch_size: int = 64, workers: int | None = None, learned: bool = False
+    encoder: Encoder,
+    items: Iterable[Item],
+    batch_size: int = 64,
+    workers: int | None = None,
+    learned: bool = False,
+    outputs: bool = False,
 ) -> Iterator[Batch]:
     """Encode `items` in their order, a batch at a time.
 
     With `learned`, images the encoder has learned codes for get those, as a database takes them; a query gets the
-    network's. Neither `batch_size` nor `workers` (decoding threads; default: one a processor) changes a code.
+    network's. With `outputs`, batches hold the network's outputs too. Neither `batch_size` nor `workers` (decoding
+    threads; default: one a processor) changes a code.
     """
     if batch_size < 1 or (workers is not None and workers < 1):
         raise ArgumentError(f"batch_size is {batch_size} and workers {workers}: give 1 or more of each")
     pool = ThreadPoolExecutor(workers or os.cpu_count() or 1, thread_name_prefix="decode")
     try:
-        for batch in _batches(encoder, _prepared(pool, encoder, iter(items), 2 * batch_size), batch_size):
+        for batch in _batches(encoder, _prepared(pool, encoder, iter(items), 2 * batch_size), batch_size, outputs):
             if learned and encoder.learned is not None:
                 batch.codes = encoder.learned.replace(batch.digests, batch.codes)
             yield batch
@@ -163,15 +172,20 @@ def _from_memory(source: Image | Tensor) -> Tensor:
         return from_pillow(source)
 
 
-def _batches(encoder: Encoder, prepared: Iterator[tuple[Item, Prepared]], batch_size: int) -> Iterator[Batch]:
+def _batches(
+    encoder: Encoder, prepared: Iterator[tuple[Item, Prepared]], batch_size: int, outputs: bool
+) -> Iterator[Batch]:
     items: list[Item] = []
     pixels: list[Tensor] = []
     digests: list[bytes] = []
     skipped: list[tuple[Item, str]] = []
 
     def batch() -> Batch:
-        codes = encoder.encode_resized(torch.stack(pixels)) if pixels else encoder.no_codes()
-        return Batch(items, digests, codes, skipped)
+        if not pixels:
+            return Batch(items, digests, encoder.no_codes(), skipped)
+        real = encoder.outputs(torch.stack(pixels))
+        kept = real.cpu().numpy() if outputs else None
+        return Batch(items, digests, pack_tensor(real).cpu().numpy(), skipped, kept)
 
     for item, result in prepared:
         if isinstance(result, str):

@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -188,6 +188,12 @@ class Segment:
         """The labels of one row."""
         chosen = self._label[self._label_end[row] : self._label_end[row + 1]]
         return tuple(self._label_names[label] for label in chosen)
+
+    def having(self, names: Set[str]) -> npt.NDArray[np.bool_]:
+        """Which rows have one of these labels."""
+        wanted = np.array([name in names for name in self._label_names] or [False])
+        hits = np.concatenate([[0], wanted[self._label].cumsum()])
+        return hits[self._label_end[1:]] > hits[self._label_end[:-1]]
 
     def row(self, row: int) -> Row:
         """All that is known of one image."""

@@ -8,10 +8,12 @@ generation they opened, also when it is replaced.
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import hashlib
 import os
+import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -149,6 +151,30 @@ class CodeStore:
             finally:
                 segment.forget()  # one segment's paths in memory at a time
 
+    def where(self, labels: Collection[str] | None = None, paths: Collection[str] | None = None) -> Int64:
+        """Ids of the images that have one of `labels` and whose path matches one of `paths`; None asks for nothing.
+
+        A pattern is matched like that of `find -path`: `*` goes across folders. One that does not begin with `/` may
+        begin at any folder of the path: `holiday/*` finds `/home/me/photos/holiday/2020/a.jpg`.
+        """
+        pattern = None if paths is None else _pattern(paths)
+        prefix = b"" if self.base is None else os.fsencode(self.base.rstrip(os.sep) + os.sep)
+        found = [np.empty(0, np.int64)]
+        for segment, live in zip(self._segments, self.live, strict=True):
+            chosen = live if labels is None else live & segment.having(set(labels))
+            if pattern is not None:
+                rows = np.flatnonzero(chosen)
+                stored = (segment.path(row) for row in rows.tolist())
+                matches = (
+                    path != b"" and bool(pattern.fullmatch(path if path[:1] == b"/" else prefix + path))
+                    for path in stored
+                )
+                chosen = np.zeros_like(live)
+                chosen[rows[np.fromiter(matches, np.bool_, len(rows))]] = True
+            found.append(segment.ids[chosen])
+            segment.forget()
+        return np.concatenate(found)
+
     def row(self, image_id: int) -> Row:
         """What is known of one image; KeyError if there is none of that id."""
         for segment in reversed(self._segments):
@@ -196,6 +222,12 @@ class CodeStore:
             except (CorruptIndexError, OSError) as error:
                 trouble = str(error)
             yield entry["file"], trouble
+
+
+def _pattern(paths: Collection[str]) -> re.Pattern[bytes]:
+    """One expression for all patterns; file names need not be text, so it is of bytes."""
+    parts = [("" if path.startswith("/") else "(?:.*/)?") + fnmatch.translate(path) for path in paths]
+    return re.compile(os.fsencode("|".join(parts) or "(?!)"), re.DOTALL)
 
 
 class StoreWriter:

@@ -224,9 +224,9 @@ def test_what_cannot_be_tuned_is_told():
     for recall in (0, -1, 1.01, float("nan")):
         with pytest.raises(ArgumentError, match="recall is"):
             tune(codes, 8, recall)
-    with pytest.raises(ArgumentError, match=r"a memory of 199 bytes .* 100 distinct codes .* take 200: give more"):
-        tune(codes, 8, memory=199)
-    assert tune(codes, 8, memory=200)[1].kind == "flat"
+    with pytest.raises(ArgumentError, match=r"a memory of 799 bytes .* 100 distinct codes .* take 800: give more"):
+        tune(codes, 8, memory=799)
+    assert tune(codes, 8, memory=800)[1].kind == "flat"
 
 
 # ---- bytes and ties

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,8 @@ from hashfaiss.errors import ArgumentError, HashfaissError
 if TYPE_CHECKING:
     from hashfaiss.hits import Hits
 
+MOST_SHOWN = 20  # images of a group
+
 
 @app.command()
 def build(
@@ -25,7 +28,7 @@ def build(
     labels: LabelsOption = None,
     kind: Annotated[
         str | None,
-        typer.Option("--kind", help="auto, flat, hash or such as hash:b=16,flips=2; default: as it is, or auto."),
+        typer.Option("--kind", help="auto, flat, hash, multihash, ivf, hnsw, gpu, or such as hash:b=16,flips=2."),
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at an image that cannot be read.")] = False,
     device: DeviceOption = "auto",
@@ -66,6 +69,16 @@ def query(
     index: IndexOption = DEFAULT_INDEX,
     k: Annotated[int | None, typer.Option("-k", "--k", help="How many hits (default 10).")] = None,
     radius: Annotated[int | None, typer.Option("--radius", help="All hits at Hamming distance <= this.")] = None,
+    exact: Annotated[bool, typer.Option("--exact", help="Search on until every answer is certified.")] = False,
+    label: Annotated[
+        list[str] | None, typer.Option("--label", help="Only images with this label; may be repeated.")
+    ] = None,
+    path: Annotated[
+        list[str] | None, typer.Option("--path", help="Only images whose path matches, such as 'holiday/*'.")
+    ] = None,
+    rerank: Annotated[
+        str | None, typer.Option("--rerank", help="asymmetric: order hits by the network's real outputs.")
+    ] = None,
     model: Annotated[Path | None, typer.Option("--model", help="Refuse an index of any other model.")] = None,
     montage: Annotated[Path | None, typer.Option("--montage", help="Also draw the hits as this PNG.")] = None,
     as_json: JsonOption = False,
@@ -73,12 +86,16 @@ def query(
 ) -> None:
     """Find the images nearest to an image: rank, Hamming distance, path and labels.
 
-    Says whether the answer is certified exact. Examples:
+    Says whether the answer is certified exact. --path takes patterns like those of `find -path`, which may begin at
+    any folder of a path. With --rerank asymmetric, hits within the distance reached are put in the order of how sure
+    the network is of the bits in which they differ. Examples:
 
     \b
         hashfaiss query cat.jpg -k 20 --montage hits.png
+        hashfaiss query cat.jpg --exact --label cat --label lynx --path 'holiday/*'
         find new/ -name '*.jpg' | hashfaiss query - --radius 4 --json
     """
+    from hashfaiss.answering import How
     from hashfaiss.console import note, print_hits, shown_path
     from hashfaiss.encoder import Encoder
     from hashfaiss.library import ImageIndex
@@ -89,7 +106,10 @@ def query(
     opened = ImageIndex.open(index, Encoder.load(model, device) if model else None, device)
     drawn: list[Hits] = []
     failed = False
-    for answer in opened.stream(_paths(images), k if k is not None or radius is not None else 10, radius):
+    if k is None and radius is None:
+        k = 10
+    how = How(exact=exact, labels=label, paths=path, rerank=rerank)  # type: ignore[typeddict-item]
+    for answer in opened.stream(_paths(images), k, radius, **how):
         if isinstance(answer, HashfaissError):
             note(f"hashfaiss: {answer}")
             failed = True
@@ -173,6 +193,88 @@ def info(index: IndexOption = DEFAULT_INDEX, as_json: JsonOption = False) -> Non
     else:
         rows = [(name.replace("_", " "), f"{v:,}" if isinstance(v, int) else str(v)) for name, v in facts.items()]
         print_table(("", str(index)), rows)
+
+
+@app.command()
+def tune(
+    index: IndexOption = DEFAULT_INDEX,
+    recall: Annotated[float, typer.Option(help="Share of the 10 nearest, by distance, that must be found.")] = 0.99,
+    memory: Annotated[
+        str | None, typer.Option("--memory", help="That codes and FAISS index may take, such as 500MB or 4GB.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure FAISS kinds on the codes at hand, choose the fastest that reaches the recall, and keep it.
+
+    Queries are codes of the index, each without itself. Rates are of one thread. Example:
+
+        hashfaiss tune --recall 0.999 --memory 4GB
+    """
+    from hashfaiss.console import note, print_json, print_table, say
+    from hashfaiss.library import ImageIndex
+
+    limit = None if memory is None else _bytes(memory)
+    tuning = ImageIndex.open(index).tune(recall, limit, note)
+    if as_json:
+        print_json(tuning.as_dict())
+        return
+    rows = [
+        (
+            trial.kind,
+            f"{trial.recall:.4f}",
+            f"{100 * trial.certified:.1f} %",
+            f"{trial.batch_rate:,.0f}",
+            f"{trial.single_rate:,.0f}",
+            f"{trial.bytes_per_code:.1f}",
+            f"{trial.build_seconds:.1f} s",
+        )
+        for trial in tuning.trials
+    ]
+    titles = ("kind", "recall", "certified", "queries/s in batch", "alone", "bytes a code", "built in")
+    print_table(titles, rows)
+    say(f"chosen: {tuning.kind}: {tuning.why}")
+
+
+def _bytes(text: str) -> int:
+    """`500MB` as a number of bytes; ArgumentError where it is none."""
+    units = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+    found = re.fullmatch(r"([0-9]{1,12}(?:\.[0-9]{1,6})?) ?([KMGT]?B?)", text.strip().upper())
+    if found is None or found[2] not in units:
+        raise ArgumentError(f"memory is {text!r}: give bytes, such as 500MB or 4GB")
+    return int(float(found[1]) * units[found[2]])
+
+
+@app.command()
+def duplicates(
+    index: IndexOption = DEFAULT_INDEX,
+    radius: Annotated[int, typer.Option("--radius", help="Hamming distance up to which codes are near.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """List groups of images whose codes lie near each other, directly or through others.
+
+    What is near is what the model sees as alike: few bits, or a model that separates classes only, make large groups.
+    The distance beside each image is from the first of its group. With --json, a group a line. Example:
+
+        hashfaiss duplicates --radius 2 --json
+    """
+    from hashfaiss.console import bar, print_json, print_table, say, shown_path
+    from hashfaiss.library import ImageIndex
+
+    groups = images = 0
+    with bar("compare") as progress:
+        found = ImageIndex.open(index).duplicates(radius, progress)
+        for group in found:
+            groups, images = groups + 1, images + len(group)
+            if as_json:
+                print_json({"group": groups, "images": [{"path": hit.path, "distance": hit.distance} for hit in group]})
+                continue
+            rows = [(str(hit.distance), shown_path(hit.path), ";".join(hit.labels)) for hit in group[:MOST_SHOWN]]
+            more = len(group) - MOST_SHOWN
+            print_table(("distance", "path", "labels"), rows, f"group {groups:,}: {len(group):,} images")
+            if more > 0:
+                say(f"... and {more:,} more (all with --json)\n")
+    if not as_json:
+        say(f"{groups:,} groups of {images:,} images within distance {radius}")
 
 
 @app.command()

@@ -7,7 +7,8 @@ Everything runs in blocks: memory does not grow with queries times database.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +19,10 @@ from hashfaiss.errors import ArgumentError
 Counts = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 Labels = Sequence[tuple[str, ...]]
+Keys = npt.NDArray[Any]  # uint8 or uint16
 
-COUNT_CELLS = 1 << 18  # query-item pairs in one counting step: its 64-bit words stay near the processor's cache
+COUNT_CELLS = 1 << 16  # items in one counting step: their 64-bit words stay in the processor's cache
+KEPT_CELLS = 1 << 24  # bytes of relevance that are kept for queries with the same labels
 SORT_CELLS = 1 << 20  # query-item pairs in one sorting step: about 25 MB
 
 
@@ -33,8 +36,14 @@ class LabelSets:
 
     def __init__(self, labels: Labels) -> None:
         number_of: dict[frozenset[str], int] = {}
-        rows = (number_of.setdefault(frozenset(row), len(number_of)) for row in labels)
-        self.set_of_row = np.fromiter(rows, dtype=np.int32, count=len(labels))
+        # most rows repeat as they are, and a tuple is looked up faster than a set of it is made
+        known: dict[tuple[str, ...], int] = {}
+        self.set_of_row = np.empty(len(labels), dtype=np.int32)
+        for place, row in enumerate(labels):
+            number = known.get(row)
+            if number is None:
+                number = known[row] = number_of.setdefault(frozenset(row), len(number_of))
+            self.set_of_row[place] = number
         self.sets = list(number_of)
         carriers: dict[str, list[int]] = {}
         for number, labels_of_set in enumerate(self.sets):
@@ -103,14 +112,21 @@ class Database:
         self.labels = LabelSets(_labels_of(self.codes, labels, "database"))
         columns = [*words(self.codes).T, self.labels.set_of_row]
         first, _, self._count = _refine(np.zeros(len(codes), dtype=np.int64), columns)
-        self._group_codes = self.codes[first]
+        self._group_words = np.ascontiguousarray(words(self.codes[first]).T)  # (words, groups)
         self._group_set = self.labels.set_of_row[first]
+        self._weights = None if (self._count == 1).all() else self._count
+        # a key is a distance, and K + 1 more where the item is relevant
+        self._key_type = np.uint8 if 2 * self.bits + 1 <= 255 else np.uint16
 
     def __len__(self) -> int:
         return len(self.codes)
 
     def level_counts(
-        self, queries: Codes, labels: Labels | None = None, leave_out: npt.ArrayLike | None = None
+        self,
+        queries: Codes,
+        labels: Labels | None = None,
+        leave_out: npt.ArrayLike | None = None,
+        device: str = "cpu",
     ) -> tuple[Counts, Counts]:
         """Count database items, and relevant ones, at every Hamming distance from every query.
 
@@ -118,34 +134,43 @@ class Database:
             queries: uint8 (queries, ceil(bits/8)).
             labels: a tuple of label names for each query; relevant means sharing at least one.
             leave_out: for each query the database row that is the query itself and must not count, or None.
+            device: "cpu" for numpy, else where torch counts the same, such as "cuda".
 
         Returns:
             (items, relevant), both int64 (queries, K + 1); column d counts distance d.
         """
         queries = check_codes(queries, self.bits, "query codes")
         labels = _labels_of(queries, labels, "query")
-        items = np.zeros((len(queries), self.bits + 1), dtype=np.int64)
-        relevant = np.zeros_like(items)
-        for batch in batches(len(queries), len(self._group_codes), COUNT_CELLS):
-            sets = np.stack([self.labels.relevance(row) for row in labels[batch]])
-            for start in range(0, len(self._group_codes), COUNT_CELLS):
-                block = slice(start, start + COUNT_CELLS)
-                histogram = self._histogram(queries[batch], sets, block)
-                relevant[batch] += histogram[:, 1]
-                items[batch] += histogram.sum(axis=1)
+        if device == "cpu":
+            counts = self._count_levels(words(queries), labels)
+        else:
+            from hashfaiss.evaluation.torch_counts import count_levels
+
+            relevance = [self.labels.relevance(row) for row in labels]
+            counts = count_levels(
+                device, words(queries), self._group_words, self._group_set, self._weights, relevance, self.bits
+            )
+        relevant = counts[:, 1]
+        items = counts.sum(axis=1)
         if leave_out is not None:
             self._subtract(items, relevant, queries, labels, self._rows(leave_out, len(queries)))
         return items, relevant
 
-    def _histogram(self, queries: Codes, sets: Flags, block: slice) -> Counts:
-        """Counts (queries, 2, K + 1) of the block's not relevant and relevant items, by distance."""
+    def _count_levels(self, queries: npt.NDArray[np.uint64], labels: Labels) -> Counts:
+        """Counts (queries, 2, K + 1) of items that are not relevant, and that are, by distance."""
         levels = self.bits + 1
-        keys = hamming(queries, self._group_codes[block])
-        keys += np.take(sets, self._group_set[block], axis=1) * np.uint16(levels)
-        count = self._count[block]
-        weights = None if (count == 1).all() else count
-        rows = [np.bincount(row, weights, minlength=2 * levels) for row in keys]
-        return np.stack(rows).astype(np.int64).reshape(len(queries), 2, levels)
+        counts = np.zeros((len(queries), 2 * levels), dtype=np.int64)
+        added = _Kept(lambda row: np.take(self.labels.relevance(row) * self._key_type(levels), self._group_set))
+        scratch = np.empty(COUNT_CELLS, np.uint64)
+        for start in range(0, len(self._group_set), COUNT_CELLS):
+            block = slice(start, start + COUNT_CELLS)
+            code_words, weights = self._group_words[:, block], None if self._weights is None else self._weights[block]
+            keys: Keys = np.empty(code_words.shape[1], self._key_type)
+            for number, row in enumerate(labels):
+                _distances(queries[number], code_words, scratch[: len(keys)], keys)
+                keys += added(row)[block]
+                counts[number] += np.bincount(keys, weights, minlength=2 * levels).astype(np.int64, copy=False)
+        return counts.reshape(len(queries), 2, levels)
 
     def _subtract(self, items: Counts, relevant: Counts, queries: Codes, labels: Labels, rows: Counts) -> None:
         """Take each query's own database row out of its counts."""
@@ -166,12 +191,12 @@ class Database:
         queries = check_codes(queries, self.bits, "query codes")
         labels = _labels_of(queries, labels, "query")
         rows = None if leave_out is None else self._rows(leave_out, len(queries))
+        flags = _Kept(lambda row: self.labels.relevance(row)[self.labels.set_of_row])
         for batch in batches(len(queries), len(self), SORT_CELLS):
             positions = order(hamming(queries[batch], self.codes))
             if rows is not None:
                 positions = positions[positions != rows[batch, None]].reshape(len(positions), -1)
-            by_row = (self.labels.relevance(row)[self.labels.set_of_row] for row in labels[batch])
-            yield batch, np.stack([flags[order] for flags, order in zip(by_row, positions, strict=True)])
+            yield batch, np.stack([flags(row).take(p) for row, p in zip(labels[batch], positions, strict=True)])
 
     def _rows(self, leave_out: npt.ArrayLike, queries: int) -> Counts:
         rows = np.asarray(leave_out)
@@ -187,6 +212,37 @@ class Database:
         return rows.astype(np.int64)
 
 
+class _Kept:
+    """A function of a query's labels, its last values kept: queries of one class share theirs."""
+
+    def __init__(self, make: Callable[[tuple[str, ...]], npt.NDArray[Any]]) -> None:
+        self._make = make
+        self._values: dict[tuple[str, ...], npt.NDArray[Any]] = {}
+
+    def __call__(self, row: tuple[str, ...]) -> npt.NDArray[Any]:
+        found = self._values.get(row)
+        if found is None:
+            found = self._make(row)
+            if (len(self._values) + 1) * found.nbytes > KEPT_CELLS:
+                self._values.clear()
+            self._values[row] = found
+        return found
+
+
+def _distances(
+    query: npt.NDArray[np.uint64],
+    code_words: npt.NDArray[np.uint64],
+    scratch: npt.NDArray[np.uint64],
+    out: Keys,
+) -> None:
+    """Hamming distances of one query (words,) from codes (words, n) into `out` (n,), without a new array."""
+    np.bitwise_xor(code_words[0], query[0], out=scratch)
+    np.bitwise_count(scratch, out=out)
+    for word in range(1, len(code_words)):
+        np.bitwise_xor(code_words[word], query[word], out=scratch)
+        out += np.bitwise_count(scratch)
+
+
 def _labels_of(codes: Codes, labels: Labels | None, name: str) -> Labels:
     if labels is None:
         return [()] * len(codes)
@@ -195,7 +251,7 @@ def _labels_of(codes: Codes, labels: Labels | None, name: str) -> Labels:
     for row in labels:
         if isinstance(row, str):
             raise ArgumentError(f"{name} labels hold the text {row!r}: give tuples, ({row!r},) for one label")
-    return labels
+    return [row if type(row) is tuple else tuple(row) for row in labels]
 
 
 def batches(queries: int, items: int, cells: int) -> Iterator[slice]:

@@ -77,6 +77,7 @@ def evaluate_retrieval(
     leave_out: npt.ArrayLike | None = None,
     precision_at: Sequence[int] = (10, 100, 1000),
     recall_at: Sequence[int] = (10, 100, 1000, 10000),
+    device: str = "cpu",
 ) -> RetrievalReport:
     """Rank the database for every query by Hamming distance and measure what comes first.
 
@@ -86,9 +87,10 @@ def evaluate_retrieval(
         cutoff, norm: R and divisor of mAP@R, as in `metrics.average_precision`.
         leave_out: for queries that are database items themselves, the row of each, which then does not count.
         precision_at, recall_at: the N of P@N and R@N; those larger than the ranking are dropped.
+        device: where counting is done: "cpu", or where torch can, such as "cuda".
     """
     database, ranked = _database(query_codes, database_codes, database_labels, bits, leave_out)
-    items, relevant = database.level_counts(query_codes, query_labels, leave_out)
+    items, relevant = database.level_counts(query_codes, query_labels, leave_out, device)
     low, high = metrics.average_precision_bounds(items, relevant, cutoff, norm)
     by_radius = metrics.precision_recall_by_radius(items, relevant)
     ranks = np.unique(np.geomspace(1, ranked, CURVE_POINTS).round().astype(np.int64)).tolist()

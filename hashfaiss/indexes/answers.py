@@ -18,12 +18,14 @@ class Answers:
         ids: int64 (answers,).
         distances: Hamming distances, int32 (answers,).
         exact: bool (queries,); True where the probes made prove that flat search would answer the same.
+        scores: asymmetric distances, float64 (answers,), where answers were sorted by (score, distance, id) instead.
     """
 
     offsets: npt.NDArray[np.int64]
     ids: npt.NDArray[np.int64]
     distances: npt.NDArray[np.int32]
     exact: npt.NDArray[np.bool_]
+    scores: npt.NDArray[np.float64] | None = None
 
     def __len__(self) -> int:
         return len(self.exact)
@@ -43,9 +45,11 @@ class Answers:
     def join(cls, parts: list[Answers]) -> Answers:
         """One batch after another."""
         counts = [np.diff(part.offsets) for part in parts]
+        scores = [part.scores for part in parts if part.scores is not None]
         return cls(
             np.concatenate([[0], *counts]).cumsum(dtype=np.int64),
             np.concatenate([np.empty(0, np.int64), *(part.ids for part in parts)]),
             np.concatenate([np.empty(0, np.int32), *(part.distances for part in parts)]),
             np.concatenate([np.empty(0, np.bool_), *(part.exact for part in parts)]),
+            np.concatenate(scores) if scores else None,
         )

@@ -11,7 +11,7 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
-from hashfaiss.codes import Codes, code_bytes, unpack
+from hashfaiss.codes import Codes, unpack
 from hashfaiss.errors import ArgumentError
 from hashfaiss.indexes.kind import SPARE, Arrays, Floats, Found, Int32, Int64, Kind, One, by_radius, sampled
 
@@ -86,11 +86,11 @@ class BucketKind(Kind):
 
     def restore(self, index: Any, arrays: Arrays) -> None:
         order, candidates = arrays["order"], arrays["candidates"]
-        if not np.array_equal(np.sort(order), np.arange(8 * code_bytes(self.bits))) or candidates.ndim != 1:
+        if not np.array_equal(np.sort(order), np.arange(8 * self.width)) or candidates.ndim != 1:
             raise ValueError("order")
         self._order, self._candidates = order.astype(np.int32), candidates.astype(np.float64)
         self._take(index)
-        self.measure(arrays["sample"].astype(np.uint8).reshape(-1, code_bytes(self.bits)))
+        self.measure(arrays["sample"].astype(np.uint8).reshape(-1, self.width))
 
     def _take(self, index: Any) -> None:
         self.faiss = index
@@ -180,12 +180,12 @@ class BucketKind(Kind):
 
 
 def balanced_order(codes: Codes, bits: int, tables: int, b: int) -> Order:
-    """An order of all 8 * ceil(bits/8) bits whose first b (then the next b, for every table) fill buckets evenly.
+    """An order of all bits of codes (n, bytes) whose first b (then the next b, for every table) fill buckets evenly.
 
     Greedy, on a sample: the tables choose in turn, each the bit with the most entropy that correlates least with
     those it has; entropy times one minus the greatest squared correlation decides.
     """
-    width = 8 * code_bytes(bits)
+    width = 8 * codes.shape[1]
     if not len(codes):
         return np.arange(width, dtype=np.int32)
     random = np.random.default_rng(SEED)

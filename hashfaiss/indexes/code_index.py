@@ -12,7 +12,7 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
-from hashfaiss.codes import Codes, check_bits, check_codes, code_bytes
+from hashfaiss.codes import Codes, check_bits, check_codes, widened
 from hashfaiss.errors import ArgumentError, CorruptIndexError
 from hashfaiss.indexes.answers import Answers
 from hashfaiss.indexes.distinct import FEW, Distinct
@@ -22,12 +22,11 @@ from hashfaiss.indexes.kinds import parse_kind
 from hashfaiss.indexes.saved import join_arrays, split_arrays
 from hashfaiss.indexes.tuning import FLAT_UP_TO, RECALL, Notice, Tuning, tune
 
-# One call into FAISS cannot be interrupted, so its work is bounded. The unit of work is about a nanosecond of one
-# core at most (measured for K from 40 to 1024 and k up to 500,000): the bound is about 0.15 s, and half a second where
-# other programs keep the cores busy ...
-WORK_PER_CALL = 1 << 27
-WORK_PER_PAIR = 2  # to compare two codes, besides one for each of their 64-bit words
-WORK_PER_LEVEL = 10  # to move an answer one level up or down the heap of the k nearest
+# One call into FAISS cannot be interrupted, so its work is bounded. The unit of work is to compare 64 bits, half a
+# nanosecond of one core (measured for K from 40 to 1024 and k up to 500,000): the bound is about 0.15 s, and half a
+# second where other programs keep the cores busy ...
+WORK_PER_CALL = 1 << 28
+WORK_PER_LEVEL = 20  # to move an answer one level up or down the heap of the k nearest
 # ... and returns at most this many answers, so that memory does not follow the number of queries.
 ANSWERS_PER_CALL = 1 << 22
 
@@ -60,7 +59,7 @@ class CodeIndex:
         if kind == "auto" and len(self.distinct) > FLAT_UP_TO:
             self.kind, self.tuning = tune(self.distinct.codes, bits)
         else:
-            self.kind.build(self.distinct.codes)
+            self.kind.build(widened(self.distinct.codes, self.kind.width))
 
     @classmethod
     def tuned(
@@ -100,10 +99,10 @@ class CodeIndex:
             distinct = Distinct.restore(codes, checked, arrays)
             made = parse_kind(kind, bits, len(distinct))
             if not arrays["faiss"].size:
-                made.build(distinct.codes)
+                made.build(widened(distinct.codes, made.width))
                 return cls._of(bits, distinct, made)
             loaded = faiss.deserialize_index_binary(arrays["faiss"].astype(np.uint8, copy=False))
-            if loaded.d != 8 * code_bytes(bits) or loaded.ntotal != len(distinct) or not made.accepts(loaded):
+            if loaded.d != 8 * made.width or loaded.ntotal != len(distinct) or not made.accepts(loaded):
                 raise ValueError
             made.restore(loaded, arrays)
         except (ValueError, KeyError, IndexError):
@@ -130,7 +129,7 @@ class CodeIndex:
         if isinstance(self.kind, Flat):
             return self.kind
         flat = Flat(self.bits, len(self.distinct), {})
-        flat.build(self.distinct.codes)
+        flat.build(widened(self.distinct.codes, flat.width))
         return flat
 
     def __len__(self) -> int:
@@ -159,7 +158,7 @@ class CodeIndex:
             exact: probe further, or compare with all codes where that is cheaper, until every answer is certified.
         """
         k = min(_whole("k", k, 1), max(1, len(self)))
-        queries = check_codes(queries, self.bits, "queries")
+        queries = widened(check_codes(queries, self.bits, "queries"), self.kind.width)
         found = min(k, len(self.distinct))
         kind = self._first(exact)
         if found and k <= FEW and len(queries) == 1:
@@ -178,10 +177,16 @@ class CodeIndex:
             exact: probe further, or compare with all codes where that is cheaper, until every answer is certified.
         """
         radius = min(_whole("radius", radius, 0), self.bits)
-        queries = check_codes(queries, self.bits, "queries")
+        queries = widened(check_codes(queries, self.bits, "queries"), self.kind.width)
         kind = self._first(exact)
         work = self._work(kind, 0)
         return self._batched(queries, len(self), work, lambda batch: self._within(batch, kind, radius, exact))
+
+    def codes_within(self, queries: Codes, radius: int, exact: bool = False) -> Found:
+        """As `within`, the distinct codes themselves: their positions in `distinct`."""
+        queries = widened(check_codes(queries, self.bits, "queries"), self.kind.width)
+        with _threads(1 if len(queries) == 1 else None):
+            return self._codes_within(queries, self._first(exact), min(radius, self.bits), exact)
 
     def _first(self, exact: bool) -> Kind:
         """Who is asked first: to be exact, the kind only where its probes are cheap or rarely in vain."""
@@ -196,7 +201,7 @@ class CodeIndex:
         heap = 0.0
         if found:  # codes that come in any order enter the heap found * (1 + ln(n / found)) times
             heap = WORK_PER_LEVEL * found * (1 + log(max(1.0, seen / found))) * log2(2 * found)
-        return (width + WORK_PER_PAIR) * int(seen) + int(heap)
+        return width * int(seen) + int(heap)
 
     def _batched(self, queries: Codes, answers: int, work: int, search: Callable[[Codes], Answers]) -> Answers:
         with _threads(1 if len(queries) == 1 else None):
@@ -233,12 +238,16 @@ class CodeIndex:
     def _within(self, queries: Codes, kind: Kind, radius: int, exact: bool) -> Answers:
         if not len(self):
             return _nothing(len(queries))
+        best = self._codes_within(queries, kind, radius, exact)
+        offsets, ids, distances = self.distinct.expand(best.offsets, best.positions, best.distances, None)
+        return Answers(offsets, ids, distances, best.complete >= radius)
+
+    def _codes_within(self, queries: Codes, kind: Kind, radius: int, exact: bool) -> Found:
         best = kind.within(queries, radius)
         rows = np.flatnonzero(best.complete < radius)
         if exact and len(rows):
             best = self._widened(queries, best, rows, np.full(len(rows), radius, np.int32), 0)
-        offsets, ids, distances = self.distinct.expand(best.offsets, best.positions, best.distances, None)
-        return Answers(offsets, ids, distances, best.complete >= radius)
+        return best
 
     def _answers(self, best: Found, k: int) -> Answers:
         """Of the codes found the k first images, certified where no code up to the last one's distance was missed."""

@@ -7,7 +7,7 @@ from typing import Any
 import faiss
 import numpy as np
 
-from hashfaiss.codes import Codes, code_bytes
+from hashfaiss.codes import Codes
 from hashfaiss.indexes.kind import Abilities, Found, Kind, One
 
 
@@ -19,20 +19,19 @@ class Flat(Kind):
     abilities = Abilities(
         summary="compares with every distinct code",
         guarantee="every answer is exact",
-        bytes_per_code="K/8",
+        bytes_per_code="W",
         parameters={},
-        radius=True,
-        certifies=True,
+        radius="by the same scan, complete",
         exact="every answer is",
     )
 
     def build(self, codes: Codes) -> None:
-        self.faiss = faiss.IndexBinaryFlat(8 * code_bytes(self.bits))
+        self.faiss = faiss.IndexBinaryFlat(8 * self.width)
         self.faiss.add(codes)  # at once: 10 million codes take 0.05 s, and slices would leave up to twice the memory
 
     @property
     def held_bytes(self) -> float:
-        return float(self.faiss.ntotal * code_bytes(self.bits))
+        return float(self.faiss.ntotal * self.width)
 
     def accepts(self, index: Any) -> bool:
         return isinstance(index, faiss.IndexBinaryFlat)

@@ -23,10 +23,9 @@ class GpuFlat(Flat):
     abilities = Abilities(
         summary="compares with every distinct code, on a GPU",
         guarantee="every answer is exact",
-        bytes_per_code="K/8, and K/8 on the GPU",
+        bytes_per_code="W, and W on the GPU",
         parameters={},
-        radius=True,
-        certifies=True,
+        radius="by the same scan, complete",
         exact="every answer is",
     )
 

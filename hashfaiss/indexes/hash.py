@@ -6,7 +6,6 @@ from typing import Any
 
 import faiss
 
-from hashfaiss.codes import code_bytes
 from hashfaiss.indexes.buckets import BUCKET_BYTES, MAX_BUCKETS, BucketKind
 from hashfaiss.indexes.kind import SLACK, Abilities
 
@@ -23,13 +22,11 @@ class Hash(BucketKind):
     abilities = Abilities(
         summary="looks into the buckets near the query's, by b balanced bits",
         guarantee="exact for codes within distance `flips`; each answer says whether that certifies it",
-        bytes_per_code="K/8 + 8 to 20",
+        bytes_per_code="W + 8 to 20",
         parameters={
             "b": "bits that choose the bucket (default: log2 of the distinct codes, 4 to 24)",
             "flips": "bits of these that may differ (default 2)",
         },
-        radius=True,
-        certifies=True,
         exact="flips more bits while that is cheaper than a flat scan",
     )
 
@@ -44,13 +41,13 @@ class Hash(BucketKind):
         return {"b": b, "flips": self.check_flips(given.get("flips"), b)}
 
     def make(self) -> Any:
-        index = faiss.IndexBinaryHash(8 * code_bytes(self.bits), self.parameters["b"])
+        index = faiss.IndexBinaryHash(8 * self.width, self.parameters["b"])
         index.nflip = self.parameters["flips"]
         return index
 
     @property
     def held_bytes(self) -> float:
-        codes = SLACK * self.faiss.ntotal * (code_bytes(self.bits) + 8)
+        codes = SLACK * self.faiss.ntotal * (self.width + 8)
         return float(codes + self.faiss.hashtable_size() * BUCKET_BYTES)
 
     def accepts(self, index: Any) -> bool:

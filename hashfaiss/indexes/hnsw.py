@@ -7,7 +7,7 @@ from typing import Any
 import faiss
 import numpy as np
 
-from hashfaiss.codes import Codes, code_bytes
+from hashfaiss.codes import Codes
 from hashfaiss.indexes.kind import Abilities, Found, Int32, Int64, Kind
 
 WALK: Any = getattr(faiss, "SearchParametersHNSW")  # noqa: B009, FAISS's stubs lack it
@@ -26,13 +26,13 @@ class HNSW(Kind):
     abilities = Abilities(
         summary="walks a graph of near codes",
         guarantee="none: no answer is certified",
-        bytes_per_code="K/8 + 8 m + 16",
+        bytes_per_code="W + 8 m + 16",
         parameters={
             "m": "neighbours of a code in the graph (default 16)",
             "ef": "codes kept in sight on the way, at least k (default 64)",
         },
-        radius=False,
         certifies=False,
+        radius="of the ef codes in sight those within it",
         exact="by a flat scan",
     )
 
@@ -43,13 +43,13 @@ class HNSW(Kind):
         }
 
     def build(self, codes: Codes) -> None:
-        self.faiss = faiss.IndexBinaryHNSW(8 * code_bytes(self.bits), self.parameters["m"])
+        self.faiss = faiss.IndexBinaryHNSW(8 * self.width, self.parameters["m"])
         for start in range(0, len(codes), CODES_PER_ADD):
             self.faiss.add(codes[start : start + CODES_PER_ADD])
 
     @property
     def held_bytes(self) -> float:
-        return float(self.faiss.ntotal * (code_bytes(self.bits) + 8 * self.parameters["m"] + 16))
+        return float(self.faiss.ntotal * (self.width + 8 * self.parameters["m"] + 16))
 
     def accepts(self, index: Any) -> bool:
         # level 0 has 2 m neighbours

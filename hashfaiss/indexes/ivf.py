@@ -9,7 +9,7 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
-from hashfaiss.codes import Codes, code_bytes, hamming_of_words, words
+from hashfaiss.codes import Codes, hamming_of_words, words
 from hashfaiss.indexes.kind import SLACK, SPARE, Abilities, Arrays, Found, Int32, Int64, Kind, One, by_radius, sampled
 
 CODES_PER_ADD = 1 << 18  # a call into FAISS cannot be interrupted
@@ -35,13 +35,11 @@ class IVF(Kind):
     abilities = Abilities(
         summary="looks into the lists of codes whose centroids are nearest",
         guarantee="exact where the lists not visited are provably too far; each answer says whether they are",
-        bytes_per_code="K/8 + 8",
+        bytes_per_code="W + 8",
         parameters={
             "lists": "lists of codes (default: about sqrt(distinct codes), 1 to 65536)",
             "probes": "lists a query looks into (default 8)",
         },
-        radius=True,
-        certifies=True,
         exact="visits every list that may hold an answer",
     )
 
@@ -53,7 +51,7 @@ class IVF(Kind):
         return {"lists": lists, "probes": self.within_range("probes", given.get("probes", min(8, lists)), 1, 1 << 16)}
 
     def build(self, codes: Codes) -> None:
-        lists, d = self.parameters["lists"], 8 * code_bytes(self.bits)
+        lists, d = self.parameters["lists"], 8 * self.width
         index = faiss.IndexBinaryIVF(faiss.IndexBinaryFlat(d), d, lists)
         index.cp.min_points_per_centroid = 1  # with few codes the lists are short, which is no reason to warn
         if len(codes):
@@ -77,7 +75,7 @@ class IVF(Kind):
 
     @property
     def held_bytes(self) -> float:
-        return float(SLACK * self.faiss.ntotal * (code_bytes(self.bits) + 8) + len(self._sizes) * 200)
+        return float(SLACK * self.faiss.ntotal * (self.width + 8) + len(self._sizes) * 200)
 
     def arrays(self) -> Arrays:
         return {"radii": self._radii, "sample": self.sample}
@@ -88,14 +86,13 @@ class IVF(Kind):
             raise ValueError("radii")
         self._take(index)
         self._radii = radii.astype(np.int16)
-        self.measure(sample.astype(np.uint8).reshape(-1, code_bytes(self.bits)))
+        self.measure(sample.astype(np.uint8).reshape(-1, self.width))
 
     def _take(self, index: Any) -> None:
         self.faiss = index
         index.nprobe = min(self.parameters["probes"], index.nlist)
         quantizer: Any = faiss.downcast_IndexBinary(index.quantizer)
-        width = code_bytes(self.bits)
-        self._centroids = words(faiss.vector_to_array(quantizer.xb).reshape(-1, width))
+        self._centroids = words(faiss.vector_to_array(quantizer.xb).reshape(-1, self.width))
         self._quantizer = quantizer
         self._sizes = np.array([index.invlists.list_size(number) for number in range(index.nlist)], np.int64)
         # FAISS takes the number of lists to visit from the index, so visits of other numbers have one of their own
@@ -109,7 +106,7 @@ class IVF(Kind):
         size = int(self._sizes[number])
         if not size:
             return -LARGE
-        raw = faiss.rev_swig_ptr(self.faiss.invlists.get_codes(number), size * code_bytes(self.bits))
+        raw = faiss.rev_swig_ptr(self.faiss.invlists.get_codes(number), size * self.width)
         return int(hamming_of_words(self._centroids[number : number + 1], words(raw.reshape(size, -1))).max())
 
     def nearest(self, queries: Codes, k: int) -> Found:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from hashfaiss.codes import Codes
+from hashfaiss.codes import Codes, code_bytes
 from hashfaiss.errors import ArgumentError
 
 Arrays = dict[str, npt.NDArray[np.generic]]
@@ -20,31 +20,36 @@ Floats = npt.NDArray[np.float64]
 
 SAMPLE = 64  # codes of the index that are asked for
 NEAREST = 10  # neighbours, to learn what share of answers the probes prove.
+# FAISS compares codes of these many bytes two to five times faster than those between (measured, 1.15.1); beyond, words
+# of 8 are best.
+FAST_BYTES = (4, 8, 16, 20, 32)
 SLACK = 1.25  # of vectors that grew; this and the other sizes fit what mallinfo2 says of 10^6 codes
 SPARE = 6  # nearest codes asked for beyond k, so that most that tie with the k-th are among them
 
 
 @dataclass(frozen=True)
 class Abilities:
-    """What a kind can do.
+    """What a kind can do, in words that errors and `hashfaiss info` show.
 
     Attributes:
         summary: the kind in one line.
         guarantee: what its answers promise.
-        bytes_per_code: memory FAISS takes for a distinct code, in words.
+        exact: how `exact` is reached.
+        bytes_per_code: memory FAISS takes for a distinct code; W are the bytes of a code there.
         parameters: name → meaning, of what may be set.
-        radius: whether FAISS itself answers radius searches; where not, a flat scan does.
         certifies: whether its answers can be certified exact at all.
-        exact: how `exact` is reached, in words.
+        radius, removal, filter: who answers within a radius, takes images out, and searches among some.
     """
 
     summary: str
     guarantee: str
+    exact: str
     bytes_per_code: str
     parameters: dict[str, str]
-    radius: bool
-    certifies: bool
-    exact: str
+    certifies: bool = True
+    radius: str = "by the same probes; complete where they prove it"
+    removal: str = "the index is built anew over the codes that stay"
+    filter: str = "a flat scan of what the filter leaves, always exact"
 
 
 @dataclass(frozen=True)
@@ -149,6 +154,7 @@ class Kind(ABC):
 
     Attributes:
         bits: K.
+        width: bytes of a code as FAISS holds it, at least ceil(K/8); all codes and queries have this width.
         parameters: every parameter of the kind; those not given are chosen for `distinct` codes.
         faiss: the `faiss.IndexBinary`, once `build` or `restore` was called.
         certified: share of answers that the probes prove, measured on some codes of the index.
@@ -163,7 +169,7 @@ class Kind(ABC):
     faiss: Any  # faiss.IndexBinary of the kind's own class, which FAISS's stubs know little of
 
     def __init__(self, bits: int, distinct: int, parameters: dict[str, int]) -> None:
-        self.bits = bits
+        self.bits, self.width = bits, faiss_bytes(bits)
         self.parameters = self.complete(distinct, parameters)
 
     def complete(self, distinct: int, given: dict[str, int]) -> dict[str, int]:
@@ -172,7 +178,7 @@ class Kind(ABC):
 
     @abstractmethod
     def build(self, codes: Codes) -> None:
-        """Make the FAISS index over `codes` (n, bytes), in their order."""
+        """Make the FAISS index over `codes` (n, width), in their order."""
 
     @abstractmethod
     def accepts(self, index: Any) -> bool:
@@ -256,7 +262,7 @@ class Kind(ABC):
         return found
 
     def nearest_one(self, query: Codes, k: int) -> One:
-        """`nearest` for one query (1, bytes), which numpy's calls would take longer to arrange than FAISS to find."""
+        """`nearest` for one query (1, width), which numpy's calls would take longer to arrange than FAISS to find."""
         return One.of(self.nearest(query, k))
 
     def settled_one(self, query: Codes, found: tuple[Int32, Int64], k: int, complete: int) -> One:
@@ -293,6 +299,12 @@ def in_order(queries: Int64, distances: Int32, ids: Int64) -> tuple[Int64, Int32
         return keys & ((1 << width[0]) - 1), ((keys >> width[0]) & ((1 << width[1]) - 1)).astype(np.int32)
     order = np.lexsort((ids, near, queries))
     return ids[order], near[order].astype(np.int32)
+
+
+def faiss_bytes(bits: int) -> int:
+    """Bytes at which FAISS compares codes of `bits` bits fastest."""
+    least = code_bytes(bits)
+    return next((width for width in FAST_BYTES if width >= least), (least + 7) // 8 * 8)
 
 
 def by_radius(queries: Codes, radii: Int32, search: Callable[[Codes, Int64, int], Found]) -> Found:

@@ -6,7 +6,6 @@ from typing import Any
 
 import faiss
 
-from hashfaiss.codes import code_bytes
 from hashfaiss.errors import ArgumentError
 from hashfaiss.indexes.buckets import BUCKET_BYTES, BucketKind
 from hashfaiss.indexes.kind import SLACK, Abilities
@@ -24,14 +23,12 @@ class MultiHash(BucketKind):
     abilities = Abilities(
         summary="looks into the buckets near the query's in several tables, each by b balanced bits of its own",
         guarantee="exact for codes within tables * (flips + 1) - 1; each answer says whether that certifies it",
-        bytes_per_code="K/8 + 60 and more",
+        bytes_per_code="W + 60 and more",
         parameters={
             "tables": "hash tables (default 4, or as many as have b bits)",
             "b": "bits that choose the bucket in each (default: log2 of the distinct codes, 4 to 16)",
             "flips": "bits of these that may differ (default 0)",
         },
-        radius=True,
-        certifies=True,
         exact="flips more bits while that is cheaper than a flat scan",
     )
 
@@ -50,14 +47,14 @@ class MultiHash(BucketKind):
         return {"tables": tables, "b": b, "flips": self.check_flips(given.get("flips", 0), b)}
 
     def make(self) -> Any:
-        index = faiss.IndexBinaryMultiHash(8 * code_bytes(self.bits), self.tables, self.parameters["b"])
+        index = faiss.IndexBinaryMultiHash(8 * self.width, self.tables, self.parameters["b"])
         index.nflip = self.parameters["flips"]
         return index
 
     @property
     def held_bytes(self) -> float:
         ids = SLACK * self.faiss.ntotal * 8 * self.tables
-        return float(self.faiss.ntotal * code_bytes(self.bits) + ids + self.faiss.hashtable_size() * BUCKET_BYTES)
+        return float(self.faiss.ntotal * self.width + ids + self.faiss.hashtable_size() * BUCKET_BYTES)
 
     def accepts(self, index: Any) -> bool:
         if not isinstance(index, faiss.IndexBinaryMultiHash):

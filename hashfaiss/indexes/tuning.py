@@ -16,7 +16,7 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
-from hashfaiss.codes import Codes
+from hashfaiss.codes import Codes, widened
 from hashfaiss.errors import ArgumentError
 from hashfaiss.indexes.flat import Flat
 from hashfaiss.indexes.kind import Found, Kind
@@ -88,6 +88,7 @@ def tune(
     if not 0 < recall <= 1:
         raise ArgumentError(f"recall is {recall}: give a share above 0, at most 1")
     flat = Flat(bits, len(codes), {})
+    codes = widened(codes, flat.width)
     flat.build(codes)
     if memory is not None and 2 * codes.nbytes > memory:
         raise ArgumentError(

@@ -1,0 +1,76 @@
+"""From images asked with to hits: how to search, and a stream of answers."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Collection, Iterator
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict
+
+import numpy as np
+import numpy.typing as npt
+
+from hashfaiss.codes import Codes
+from hashfaiss.errors import ImageError
+from hashfaiss.hits import Hits
+from hashfaiss.indexes import Answers
+
+if TYPE_CHECKING:
+    from hashfaiss.library import ImageIndex
+    from hashfaiss.pipeline import Batch, Item
+
+QUERY_BATCH = 32
+Outputs = npt.NDArray[np.float32]
+
+
+class How(TypedDict, total=False):
+    """How to search.
+
+    Keys:
+        exact: probe further, or compare with all codes where that is cheaper, until every answer is certified.
+        labels: only among images with one of these labels.
+        paths: only among images whose path matches one of these patterns, see `CodeStore.where`.
+        rerank: "asymmetric": order candidates by the query's real outputs, see `hashfaiss.indexes.rerank`.
+    """
+
+    exact: bool
+    labels: str | Collection[str] | None
+    paths: str | Collection[str] | None
+    rerank: Literal["asymmetric"] | None
+
+
+class Search(NamedTuple):
+    """What answers a batch of codes, and whether it needs the network's outputs too."""
+
+    search: Callable[[Codes, Outputs | None], Answers]
+    outputs: bool
+
+
+def stream_hits(index: ImageIndex, images: Any, search: Search) -> Iterator[Hits | ImageError]:
+    """Hits for each image, or why it cannot be read, in their order."""
+    from hashfaiss.pipeline import as_items, encode_stream
+
+    asked: deque[Item] = deque()
+
+    def items() -> Iterator[Item]:
+        for item in as_items(images):
+            asked.append(item)
+            yield item
+
+    for batch in encode_stream(index.encoder, items(), batch_size=QUERY_BATCH, outputs=search.outputs):
+        yield from _hits(index, batch, search.search(batch.codes, batch.outputs), asked)
+
+
+def _hits(index: ImageIndex, batch: Batch, answers: Answers, asked: deque[Item]) -> Iterator[Hits | ImageError]:
+    """Answers for the items of a batch and reasons for those skipped, in the order they were asked."""
+    reasons = {id(item): reason for item, reason in batch.skipped}
+    numbers = iter(range(len(answers)))
+    for _ in range(len(batch.items) + len(batch.skipped)):
+        item = asked.popleft()
+        if id(item) in reasons:
+            yield ImageError(item.path, reasons[id(item)])
+            continue
+        number = next(numbers)
+        part = slice(*answers.offsets[number : number + 2].tolist())
+        ids, distances = answers.ids[part].tolist(), answers.distances[part].tolist()
+        scores = [None] * len(ids) if answers.scores is None else answers.scores[part].tolist()
+        yield Hits(item.path, bool(answers.exact[number]), tuple(map(index.hit, ids, distances, scores)))
