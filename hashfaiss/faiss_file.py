@@ -3,28 +3,39 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
 from hashfaiss.errors import CorruptIndexError, IndexFolderError
-from hashfaiss.files import write_atomic
+from hashfaiss.files import large_digest, write_atomic
 from hashfaiss.indexes import CodeIndex, Tuning
 from hashfaiss.indexes.tuning import Notice
 from hashfaiss.store import CodeStore, StoreWriter
 
+Bytes = npt.NDArray[np.uint8]
+
+# A file from this size on is not read but mapped: it costs no memory of its own, and all processes that search share
+# it. It must then not be changed in place (a process that looks at a page that is gone dies), which nothing here does.
+MAPPED = 1 << 26
 MEASURE_AGAIN = 2  # `auto` measures again when there are this many times as many images
 
 
-def read_faiss(store: CodeStore) -> bytes | None:
-    """The FAISS file, if it is of the store's generation and not a byte was altered."""
+def read_faiss(store: CodeStore) -> Bytes | None:
+    """The FAISS file, if it is of the store's generation and not a byte was altered; mapped where it is large."""
     entry = store.manifest.get("index")
     if store.path is None or not entry or entry["generation"] != store.manifest["generation"]:
         return None
+    path = store.path / "faiss" / Path(entry["file"]).name
     try:
-        data = (store.path / "faiss" / Path(entry["file"]).name).read_bytes()
-    except OSError:
+        if path.stat().st_size >= MAPPED:
+            data: Bytes = np.memmap(path, np.uint8, mode="r")
+        else:
+            data = np.fromfile(path, np.uint8)
+    except (OSError, ValueError):
         return None
-    return data if hashlib.sha256(data).hexdigest() == entry["sha256"] else None
+    return data if large_digest(data.data) == entry["sha256"] else None
 
 
 def load_codes(store: CodeStore) -> CodeIndex:
@@ -90,7 +101,7 @@ def _write(store: CodeStore, writer: StoreWriter, made: CodeIndex, kind: str, wh
     name = f"faiss/{generation:06d}.index"
     try:
         (store.path / "faiss").mkdir(exist_ok=True)
-        write_atomic(store.path / name, data)
+        write_atomic(store.path / name, data, read_only=True)
     except OSError as error:
         raise IndexFolderError(
             f"cannot write the FAISS index to {str(store.path)!r}: {error.strerror}. The codes are committed; make "
@@ -99,7 +110,7 @@ def _write(store: CodeStore, writer: StoreWriter, made: CodeIndex, kind: str, wh
     about = {
         "kind": str(made.kind),
         "file": name,
-        "sha256": hashlib.sha256(data).hexdigest(),
+        "sha256": large_digest(data),
         "generation": generation,
         "why": why,
         "measured": measured,

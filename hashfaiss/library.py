@@ -208,7 +208,7 @@ class ImageIndex:
             ImageError: a query cannot be read.
             ArgumentError: `k` is below 1, or no image of the index is what `how` asks for.
         """
-        return self._answer(images, self._searcher(k, None, how))
+        return self._answer(images, self._searcher({"k": k}, how))
 
     @overload
     def within(self, images: One, radius: int, **how: Unpack[How]) -> Hits: ...
@@ -216,7 +216,7 @@ class ImageIndex:
     def within(self, images: Many, radius: int, **how: Unpack[How]) -> list[Hits]: ...
     def within(self, images: One | Many, radius: int, **how: Unpack[How]) -> Hits | list[Hits]:
         """All images within Hamming distance `radius` of one image, or of each of several; see `query`."""
-        return self._answer(images, self._searcher(None, radius, how))
+        return self._answer(images, self._searcher({"radius": radius}, how))
 
     def stream(
         self, images: Iterable[One], k: int | None = None, radius: int | None = None, **how: Unpack[How]
@@ -224,19 +224,20 @@ class ImageIndex:
         """Hits for each of many images, or why it cannot be read, in their order; give `k` or `radius`."""
         if (k is None) == (radius is None):
             raise ArgumentError("give either k or radius")
-        return stream_hits(self, images, self._searcher(k, radius, how))
+        asked = {"k": k} if k is not None else {"radius": radius}
+        return stream_hits(self, images, self._searcher(asked, how))
 
-    def _searcher(self, k: int | None, radius: int | None, how: How) -> Search:
+    def _searcher(self, asked: dict[str, Any], how: How) -> Search:
         """What answers a batch of queries; wrong arguments are told before any image is read."""
         order = how.get("rerank")
         if order not in (None, "asymmetric"):
             raise ArgumentError(f"rerank is {order!r}: give 'asymmetric', or leave it out")
         codes, exact = self._among(how.get("labels"), how.get("paths")), how.get("exact", False)
 
-        def search(asked: Codes, outputs: Outputs | None) -> Answers:
+        def search(queries: Codes, outputs: Outputs | None) -> Answers:
             if outputs is not None:
-                return rerank(codes, asked, outputs, k, radius, exact)
-            return codes.search(asked, k, exact) if k is not None else codes.within(asked, radius or 0, exact)
+                return rerank(codes, queries, outputs, exact=exact, **asked)
+            return (codes.search if "k" in asked else codes.within)(queries, exact=exact, **asked)
 
         search(self.encoder.no_codes(), None)
         return Search(search, order is not None)

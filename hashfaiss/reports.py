@@ -12,6 +12,13 @@ def print_report(report: IndexReport) -> None:
     _print_agreement(report)
     if report.retrieval is not None:
         _print_retrieval(report.retrieval)
+        if report.asymmetric is not None:
+            rows = [
+                ("Hamming distance", f"{report.asymmetric.hamming:.4f}"),
+                ("Hamming distance, ties by asymmetric distance", f"{report.asymmetric.ties:.4f}"),
+                ("asymmetric distance", f"{report.asymmetric.asymmetric:.4f}"),
+            ]
+            print_table(("order", "mAP"), rows)
     else:
         say("No labels on both sides: no retrieval metrics.")
         say()
@@ -44,7 +51,7 @@ def _print_retrieval(found: RetrievalReport) -> None:
     rows = [
         (f"mAP@{cutoff} (tie-aware, norm {found.norm})", f"{found.mean_average_precision:.4f}"),
         ("  ties at their worst and best", f"{found.pessimistic:.4f} to {found.optimistic:.4f}"),
-        ("  ties in order of id", f"{found.stable_order:.4f}"),
+        *([] if found.stable_order is None else [("  ties in order of id", f"{found.stable_order:.4f}")]),
         *((f"P@{n}", f"{value:.4f}") for n, value in found.precision_at.items()),
         *((f"R@{n}", f"{value:.4f}") for n, value in found.recall_at.items()),
         ("P@H<=2", f"{found.precision_within_2:.4f} ({_share(found.empty_balls)} of the balls empty)"),
@@ -66,5 +73,9 @@ def _print_health(report: IndexReport) -> None:
         ("bit balance (entropy, 1 is best)", f"{health.mean_entropy:.3f}, {health.constant_bits} bits constant"),
         ("bit correlation (mean, greatest)", f"{health.mean_correlation:.3f}, {health.greatest_correlation:.3f}"),
         ("ties", ties),
+        (
+            f"codes met in a hash bucket of {report.buckets.b} bits",
+            "{:,.1f} by the first bits, {:,.1f} by those chosen".format(*report.buckets.met),
+        ),
     ]
     print_table(("Code health", ""), rows)

@@ -1,12 +1,17 @@
-"""Commands that measure: bench train."""
+"""Commands that measure: bench train, search, evaluate."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hashfaiss.cli.app import DeviceOption, JsonOption, app
+
+if TYPE_CHECKING:
+    from hashfaiss.bench.search import Row
 
 bench_app = typer.Typer(
     no_args_is_help=True,
@@ -50,3 +55,102 @@ def bench_train(
     network = f"{result.method}, {result.backbone} at {result.size} px, batches of {result.batch}"
     title = f"{network}, {result.precision} on {result.device}"
     print_table(("round", "trainer images/s", "bare images/s", "ratio"), rows, title)
+
+
+@bench_app.command("search")
+def bench_search(
+    size: Annotated[list[int] | None, typer.Option("--size", help="Codes; may be repeated. [default: 1000000]")] = None,
+    flip: Annotated[
+        list[float] | None,
+        typer.Option("--flip", help="Share of bits that leave their centre, 0.5 is random. [default: 0.05, 0.15, 0.5]"),
+    ] = None,
+    index: Annotated[
+        list[Path] | None, typer.Option("--index", help="Search the learned codes of this index; may be repeated.")
+    ] = None,
+    peers: Annotated[bool, typer.Option(help="usearch and LanceDB too, where they are installed.")] = True,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare search through hashfaiss with FAISS as it is, on the same codes and one thread.
+
+    Ratios are to FAISS's flat index over all codes, in batch, k = 10. Examples:
+
+    \b
+        uv run --with usearch --with lancedb hashfaiss bench search
+        hashfaiss bench search --size 10000000 --flip 0.05 --no-peers
+    """
+    from hashfaiss.bench.codes import drawn, learned
+    from hashfaiss.bench.peers import missing
+    from hashfaiss.bench.search import bench_search as bench
+    from hashfaiss.console import note, print_json, print_table, say
+
+    if peers and missing():
+        note(f"not installed: {', '.join(missing())}; to compare, run with `uv run --with usearch --with lancedb`")
+    sizes, flips = (size or [1_000_000], flip or [0.05, 0.15, 0.5]) if size or flip or not index else ([], [])
+    cases = chain(map(learned, index or []), (drawn(n, p) for n in sizes for p in flips))
+    for case in cases:
+        found = bench(case, peers, note)
+        if as_json:
+            print_json(found.to_dict())
+            continue
+        title = f"{found.case}, {found.distinct:,} distinct; flat: {found.flat_rate:,.0f} queries/s"
+        print_table(("search", "x flat", "recall", "certified", "bytes a code", "built in"), _ways(found.rows), title)
+        pairs = [("one query, p50", found.single, "us"), ("build", found.build, "s"), ("load", found.load, "s")]
+        rows = [
+            (kind, what, f"{theirs:,.4g} {unit}", f"{ours:,.4g} {unit}")
+            for what, values, unit in pairs
+            for kind, (theirs, ours) in values.items()
+        ]
+        print_table(("kind", "", "FAISS alone", "hashfaiss"), rows)
+        say()
+
+
+def _ways(rows: list[Row]) -> list[tuple[str, ...]]:
+    return [
+        (
+            row.name,
+            f"{row.ratio:,.2f}",
+            f"{row.recall:.4f}",
+            "-" if row.certified is None else f"{100 * row.certified:.1f} %",
+            "-" if row.bytes_per_code is None else f"{row.bytes_per_code:.1f}",
+            "-" if row.build_seconds is None else f"{row.build_seconds:.1f} s",
+        )
+        for row in rows
+    ]
+
+
+@bench_app.command("evaluate")
+def bench_evaluate(
+    queries: Annotated[int, typer.Option(help="Queries.")] = 1000,
+    items: Annotated[int, typer.Option(help="Codes that are ranked.")] = 54_000,
+    bits: Annotated[int, typer.Option(help="Bits of a code.")] = 64,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare exact evaluation with the per-query script that the field's repositories share.
+
+    Example:
+
+        hashfaiss bench evaluate
+    """
+    from hashfaiss.bench.evaluation import bench_evaluation
+    from hashfaiss.console import print_json, print_table
+
+    found = bench_evaluation(queries, items, bits)
+    if as_json:
+        print_json(found.to_dict())
+        return
+    rows = [
+        ("the popular script: mAP in the order of its sort", f"{found.script:.3f} s", "1.0", f"{found.script_map:.4f}"),
+        (
+            "tie-aware mAP with bounds, P@N, R@N, PR",
+            f"{found.ours:.3f} s",
+            f"{found.ratio:.1f}",
+            f"{found.our_map:.4f}",
+        ),
+        ("and mAP in order of id", f"{found.ours_by_id:.3f} s", f"{found.ratio_by_id:.1f}", f"{found.our_map:.4f}"),
+    ]
+    if found.gpu is not None:
+        rows.append(
+            ("counted on a GPU", f"{found.gpu:.3f} s", f"{found.script / found.gpu:.1f}", f"{found.our_map:.4f}")
+        )
+    title = f"{queries:,} queries, {items:,} codes of {bits} bits; peak {found.peak_megabytes:.0f} MB"
+    print_table(("evaluation", "time", "times faster", "mAP"), rows, title)

@@ -155,6 +155,9 @@ def evaluate(
     sample: Annotated[int, typer.Option(help="Own images to ask with; 0 for all.")] = 1000,
     seed: Annotated[int, typer.Option(help="Of that sample.")] = 0,
     plots: Annotated[Path | None, typer.Option("--plots", help="Folder to draw curves into.")] = None,
+    rerank: Annotated[
+        str | None, typer.Option("--rerank", help="asymmetric: mAP when real outputs order ties, or all, too.")
+    ] = None,
     as_json: JsonOption = False,
     device: DeviceOption = "auto",
 ) -> None:
@@ -173,7 +176,18 @@ def evaluate(
         raise ArgumentError(f"norm is {norm!r}: give found, min or all")
     opened = ImageIndex.open(index, device=device)
     with bar("evaluate") as progress:
-        report = evaluate_index(opened, queries, labels, depth, cutoff, norm, sample, seed, progress)  # type: ignore[arg-type]
+        report = evaluate_index(
+            opened,
+            queries,
+            labels,
+            depth,
+            cutoff,
+            norm,  # type: ignore[arg-type]
+            sample,
+            seed,
+            progress,
+            rerank,
+        )
     for path, reason in report.skipped[:5]:
         note(f"skipped {shown_path(path)}: {reason}")
     print_json(report.to_dict()) if as_json else print_report(report)

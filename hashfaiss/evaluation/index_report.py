@@ -10,13 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from hashfaiss.codes import Codes
 from hashfaiss.errors import ArgumentError, HashfaissError
 from hashfaiss.evaluation.agreement import Agreement, compare
+from hashfaiss.evaluation.asymmetric import AsymmetricReport, evaluate_asymmetric
+from hashfaiss.evaluation.bucket_report import BucketReport, bucket_report
 from hashfaiss.evaluation.health import CodeHealth, code_health
 from hashfaiss.evaluation.metrics import Norm
-from hashfaiss.evaluation.plots import plot_health, plot_precision_recall, plot_precision_recall_at
+from hashfaiss.evaluation.plots import plot_buckets, plot_health, plot_precision_recall, plot_precision_recall_at
+from hashfaiss.evaluation.ranking import Database
 from hashfaiss.evaluation.retrieval import RetrievalReport, evaluate_retrieval
 
 if TYPE_CHECKING:
@@ -41,6 +45,8 @@ class IndexReport:
         agreement: of FAISS's answers with the exact ranking.
         retrieval: metrics by labels, or None where queries or index have none.
         health: of the index's codes.
+        buckets: how evenly they fill hash buckets.
+        asymmetric: mAP when the queries' real outputs order ties, or all; None where not asked for.
     """
 
     kind: str
@@ -51,6 +57,8 @@ class IndexReport:
     agreement: Agreement
     retrieval: RetrievalReport | None
     health: CodeHealth
+    buckets: BucketReport
+    asymmetric: AsymmetricReport | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The report ready for JSON."""
@@ -63,6 +71,8 @@ class IndexReport:
             "agreement": self.agreement.to_dict(),
             "retrieval": self.retrieval.to_dict() if self.retrieval else None,
             "health": self.health.to_dict(),
+            "buckets": self.buckets.to_dict(),
+            "asymmetric": self.asymmetric.to_dict() if self.asymmetric else None,
         }
 
     def plot(self, folder: str | os.PathLike[str]) -> list[Path]:
@@ -70,13 +80,14 @@ class IndexReport:
         target = Path(folder)
         try:
             target.mkdir(parents=True, exist_ok=True)
-            drawn = [target / "health.png"]
+            drawn = [target / "health.png", target / "buckets.png"]
             plot_health(drawn[0], self.health)
+            plot_buckets(drawn[1], self.buckets)
             if self.retrieval is not None:
                 curves = {f"{self.retrieval.bits} bits": self.retrieval}
                 drawn += [target / "precision-recall.png", target / "precision-recall-at.png"]
-                plot_precision_recall(drawn[1], curves)
-                plot_precision_recall_at(drawn[2], curves)
+                plot_precision_recall(drawn[2], curves)
+                plot_precision_recall_at(drawn[3], curves)
         except OSError as error:
             raise HashfaissError(f"cannot write plots to {str(folder)!r}: {error.strerror}") from None
         return drawn
@@ -89,6 +100,7 @@ class _Queries:
     rows: np.ndarray[Any, np.dtype[np.int64]] | None = None
     leaks: int | None = None
     skipped: Sequence[tuple[str, str]] = ()
+    outputs: npt.NDArray[np.float32] | None = None
 
 
 def evaluate_index(
@@ -101,6 +113,7 @@ def evaluate_index(
     sample: int = 1000,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
+    rerank: str | None = None,
 ) -> IndexReport:
     """Evaluate an index on held-out queries, or on its own images, each left out of its own ranking.
 
@@ -111,6 +124,7 @@ def evaluate_index(
         cutoff, norm: of mAP@R, see `evaluation.average_precision`.
         sample, seed: without `queries`, ask with this many images drawn at random; 0 asks with all.
         progress: called with (queries compared, queries).
+        rerank: "asymmetric" also measures mAP under the order of the queries' real outputs.
 
     Raises:
         ArgumentError: nothing to ask with, or an empty index.
@@ -121,6 +135,10 @@ def evaluate_index(
         raise ArgumentError("the index is empty: build it from a folder of images first")
     if labels is not None and queries is None:
         raise ArgumentError("labels were given without queries: they are those of the query images, give both")
+    if rerank not in (None, "asymmetric"):
+        raise ArgumentError(f"rerank is {rerank!r}: give 'asymmetric', or leave it out")
+    if rerank and queries is None:
+        raise ArgumentError("rerank needs the real outputs of queries, which an index does not keep: give queries")
     for name, value, least in (("depth", depth, 1), ("cutoff", cutoff, 1), ("seed", seed, 0)):
         if value is not None and value < least:
             raise ArgumentError(f"{name} is {value}: give a whole number of {least} or more")
@@ -145,6 +163,10 @@ def evaluate_index(
         retrieval = evaluate_retrieval(
             asked.codes, asked.labels, codes, image_labels, index.bits, cutoff, norm, leave_out=asked.rows
         )
+    asymmetric = None
+    if rerank and retrieval is not None and asked.outputs is not None:
+        database = Database(codes, index.bits, image_labels)
+        asymmetric = evaluate_asymmetric(asked.outputs, asked.labels, database, cutoff, norm)
     return IndexReport(
         kind=str(index.codes.kind),
         depth=depth,
@@ -154,6 +176,8 @@ def evaluate_index(
         agreement=agreement,
         retrieval=retrieval,
         health=code_health(codes, index.bits),
+        buckets=bucket_report(codes, index.bits),
+        asymmetric=asymmetric,
     )
 
 
@@ -174,7 +198,8 @@ def _held_out(
 
     unlisted: list[tuple[str, str]] = []
     files = labelled_files(folder, labels, lambda path, reason: unlisted.append((path, reason)))
-    batches = list(encode_stream(index.encoder, (Item(file, file_labels) for file, file_labels in files)))
+    items = (Item(file, file_labels) for file, file_labels in files)
+    batches = list(encode_stream(index.encoder, items, outputs=True))
     skipped = unlisted + [(item.path or "", reason) for batch in batches for item, reason in batch.skipped]
     if not any(batch.items for batch in batches):
         raise ArgumentError(f"{os.fspath(folder)!r} holds no image that can be read: give a folder of query images")
@@ -183,4 +208,5 @@ def _held_out(
         [item.labels for batch in batches for item in batch.items],
         leaks=sum(digest in indexed for digest in chain.from_iterable(batch.digests for batch in batches)),
         skipped=skipped,
+        outputs=np.concatenate([batch.outputs for batch in batches if batch.outputs is not None]),
     )

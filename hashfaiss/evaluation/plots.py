@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from hashfaiss.evaluation.bucket_report import BucketReport
+
 Reports = Mapping[str, RetrievalReport]
 
 PANEL = (5.2, 4.4)  # inches
@@ -73,6 +75,25 @@ def plot_health(path: str | Path, health: CodeHealth) -> None:
     buckets.margins(y=0.1)
     buckets.set_xticks(range(len(health.buckets)), health.bucket_names, rotation=45, ha="right")
     buckets.set(title="Bucket sizes", xlabel="images that share a code", ylabel="distinct codes")
+    figure.savefig(path, dpi=RESOLUTION)
+
+
+def plot_buckets(path: str | Path, report: BucketReport) -> None:
+    """Draw how many hash buckets hold how many codes, by the bits as stored and by the bits chosen."""
+    figure, (axes,) = _figure(1)
+    names = ("first bits, as stored", "bits chosen for balance")
+    powers = [np.log2(sizes).astype(np.int64) for sizes in (report.stored, report.chosen)]
+    ranges = range(int(max(power.max(initial=0) for power in powers)) + 1)
+    both = zip(names, (report.stored, report.chosen), powers, report.met, strict=True)
+    for place, (name, sizes, power, met) in enumerate(both):
+        held = np.bincount(power, sizes, minlength=len(ranges)) / max(1, sizes.sum())
+        label = f"{name}: {len(sizes):,} buckets, a code meets {met:,.1f}"
+        axes.bar(np.arange(len(held)) + 0.4 * place - 0.2, held, width=0.4, label=label)
+    titles = ["1" if power == 0 else f"{2**power}-{2 ** (power + 1) - 1}" for power in ranges]
+    axes.set_xticks(list(ranges), titles, rotation=45, ha="right")
+    axes.set(title=f"Hash buckets by {report.b} bits", xlabel="codes in a bucket", ylabel="share of the codes")
+    axes.margins(y=0.35)
+    _finish(axes)
     figure.savefig(path, dpi=RESOLUTION)
 
 

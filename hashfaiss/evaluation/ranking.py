@@ -112,6 +112,7 @@ class Database:
         self.labels = LabelSets(_labels_of(self.codes, labels, "database"))
         columns = [*words(self.codes).T, self.labels.set_of_row]
         first, _, self._count = _refine(np.zeros(len(codes), dtype=np.int64), columns)
+        self._first = first
         self._group_words = np.ascontiguousarray(words(self.codes[first]).T)  # (words, groups)
         self._group_set = self.labels.set_of_row[first]
         self._weights = None if (self._count == 1).all() else self._count
@@ -120,6 +121,10 @@ class Database:
 
     def __len__(self) -> int:
         return len(self.codes)
+
+    def groups(self) -> tuple[Codes, npt.NDArray[np.int32], Counts]:
+        """Images with the same code and labels as one: codes (g, bytes), number of the label set, and how many."""
+        return self.codes[self._first], self._group_set, self._count
 
     def level_counts(
         self,

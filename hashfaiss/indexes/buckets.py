@@ -208,3 +208,12 @@ def balanced_order(codes: Codes, bits: int, tables: int, b: int) -> Order:
         alike[table] = np.maximum(alike[table], np.minimum(squared[bit], 1.0))
     first = [bit for table in chosen for bit in table]
     return np.array([*first, *np.flatnonzero(free), *range(bits, width)], dtype=np.int32)
+
+
+def bucket_sizes(codes: Codes, bits: Order) -> npt.NDArray[np.int64]:
+    """How many codes (n, bytes) lie in each bucket that these bits make, largest first."""
+    keys = np.zeros(len(codes), np.int64)
+    for place, bit in enumerate(bits.tolist()):
+        keys |= ((codes[:, bit // 8] >> (bit % 8)) & 1).astype(np.int64) << place
+    sizes: npt.NDArray[np.int64] = np.sort(np.unique(keys, return_counts=True)[1])[::-1]
+    return sizes

@@ -31,6 +31,7 @@ WORK_PER_LEVEL = 20  # to move an answer one level up or down the heap of the k 
 ANSWERS_PER_CALL = 1 << 22
 
 
+READER: Any = getattr(faiss, "ZeroCopyIOReader")  # noqa: B009, FAISS's stubs lack it
 TRY = 0.08  # of a flat scan is risked on probes that may spare it,
 CHEAPER = 0.8  # and probes that surely do are preferred below this share of it.
 
@@ -85,23 +86,28 @@ class CodeIndex:
         return index
 
     @classmethod
-    def load(cls, data: bytes, codes: Codes, ids: npt.ArrayLike, bits: int, kind: str) -> CodeIndex:
+    def load(
+        cls, data: bytes | npt.NDArray[np.uint8], codes: Codes, ids: npt.ArrayLike, bits: int, kind: str
+    ) -> CodeIndex:
         """Take the index from `data` (of `dump`), for the same codes, ids and kind it was made of.
 
-        `data` must be known to be what `dump` returned (by its digest): FAISS checks little of what it reads.
+        `data` must be known to be what `dump` returned (by its digest): FAISS checks little of what it reads. Of an
+        array, a mapped one say, FAISS uses the codes where they lie: it must not change. Bytes are copied.
 
         Raises:
             CorruptIndexError: `data` is an index of something else.
         """
         codes, checked = _by_id(check_codes(codes, bits), ids)
-        arrays = split_arrays(data)
+        raw = np.frombuffer(data, np.uint8) if isinstance(data, bytes) else data
+        arrays = split_arrays(raw)
         try:
             distinct = Distinct.restore(codes, checked, arrays)
             made = parse_kind(kind, bits, len(distinct))
             if not arrays["faiss"].size:
                 made.build(widened(distinct.codes, made.width))
                 return cls._of(bits, distinct, made)
-            loaded = faiss.deserialize_index_binary(arrays["faiss"].astype(np.uint8, copy=False))
+            part = arrays["faiss"].astype(np.uint8, copy=False)
+            loaded = faiss.deserialize_index_binary(part) if isinstance(data, bytes) else _in_place(part)
             if loaded.d != 8 * made.width or loaded.ntotal != len(distinct) or not made.accepts(loaded):
                 raise ValueError
             made.restore(loaded, arrays)
@@ -273,6 +279,12 @@ class CodeIndex:
             flat = self.flat.nearest(asked, found) if found else self.flat.within(asked, int(radii[0]))
             best = best.put(chosen, flat)
         return best
+
+
+def _in_place(data: npt.NDArray[np.uint8]) -> Any:
+    loaded: Any = faiss.read_index_binary(READER(faiss.swig_ptr(data), data.size))
+    loaded.referenced_objects = [data]  # whoever holds the index holds the memory it looks at
+    return loaded
 
 
 def _slices(queries: int, answers: int, work: int) -> list[slice]:

@@ -35,7 +35,7 @@ def near_groups(
         groups of two images and more, in order of their smallest id: ids, ascending, and the distance of each code from
         the first.
     """
-    if isinstance(radius, bool) or not 0 <= radius <= index.bits:
+    if isinstance(radius, bool) or not isinstance(radius, int) or not 0 <= radius <= index.bits:
         raise ArgumentError(f"radius is {radius!r}: give a whole number from 0 to {index.bits}")
     distinct = index.distinct
     n = len(distinct)

@@ -46,8 +46,8 @@ def rerank(
         first = index.search(queries, k, exact)
         radii, sure = [int(distances.max(initial=0)) for _, distances in first], first.exact
     else:
-        index.within(queries[:0], radius or 0)  # a wrong radius is told
-        radii, sure = [radius or 0] * len(queries), np.ones(len(queries), np.bool_)
+        index.within(queries[:0], radius)  # type: ignore[arg-type]  # a wrong radius is told
+        radii, sure = [int(radius or 0)] * len(queries), np.ones(len(queries), np.bool_)
     rows = zip(queries, outputs, radii, sure.tolist(), strict=True)
     parts = [_one(index, query[None], output, within, k, exact, certain) for query, output, within, certain in rows]
     return Answers.join(parts) if parts else index.search(queries, 1)

@@ -10,6 +10,8 @@ import numpy.typing as npt
 from hashfaiss.errors import CorruptIndexError
 from hashfaiss.indexes.kind import Arrays
 
+Bytes = npt.NDArray[np.uint8]
+
 MAGIC = b"hfindex1"
 ALIGN = 64
 
@@ -27,24 +29,24 @@ def join_arrays(arrays: Arrays) -> bytes:
     return b"".join(parts)
 
 
-def split_arrays(data: bytes) -> dict[str, npt.NDArray[np.generic]]:
-    """The arrays, without copying them.
+def split_arrays(data: Bytes) -> dict[str, npt.NDArray[np.generic]]:
+    """The arrays of bytes (n,), without copying them.
 
     Raises:
         CorruptIndexError: these are not bytes of `join_arrays`.
     """
     try:
-        if data[: len(MAGIC)] != MAGIC:
+        if data[: len(MAGIC)].tobytes() != MAGIC:
             raise ValueError
-        size = int.from_bytes(data[8:16], "little")
-        about = json.loads(data[16 : 16 + size])
+        size = int.from_bytes(data[8:16].tobytes(), "little")
+        about = json.loads(data[16 : 16 + size].tobytes())
         arrays, at = {}, 16 + size
         for name, kind, shape in about:
             dtype, count = np.dtype(kind), int(np.prod(shape, dtype=np.int64))
             if dtype.hasobject or count < 0:
                 raise ValueError
             at += -at % ALIGN
-            arrays[name] = np.frombuffer(data, dtype, count, at).reshape(shape)
+            arrays[name] = np.frombuffer(data.data, dtype, count, at).reshape(shape)
             at += dtype.itemsize * count
         if at != len(data):
             raise ValueError

@@ -189,7 +189,7 @@ class _Questions:
 
     def trials(self, kind: Kind, seconds: float, recall: float, slowest: float) -> Iterator[Trial]:
         """Turn its knob up until the recall is reached or fewer than `slowest` queries a second are left, then down."""
-        low, value = 0, kind.parameters[kind.knob]
+        low = value = kind.parameters[kind.knob]
         while True:
             trial = self.trial(kind, seconds)
             yield trial
