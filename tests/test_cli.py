@@ -147,6 +147,36 @@ def test_query_goes_on_after_an_unreadable_image(here: Path, photos: Path) -> No
     assert json.loads(result.stdout)["query"] == image
 
 
+def test_query_among_some_exactly_and_reranked(here: Path, photos: Path) -> None:
+    asked = [str(photos / "cat/0.jpg"), "--index", "photos.index", "-k", "20", "--json"]
+    some = [json.loads(line) for line in run("query", *asked, "--label", "cat", "--label", "dog").splitlines()]
+    assert len(some) == 8
+    assert {tuple(hit["labels"]) for hit in some} == {("cat",), ("dog",)}
+    png = [json.loads(line) for line in run("query", *asked, "--path", "cat/*.png", "--exact").splitlines()]
+    assert {Path(hit["path"]).name for hit in png} == {"1.png", "3.png"}
+    assert all(hit["exact"] for hit in png)
+    ordered = [json.loads(line) for line in run("query", *asked, "--rerank", "asymmetric").splitlines()]
+    scores = [hit["asymmetric_distance"] for hit in ordered]
+    assert (len(scores), scores) == (12, sorted(scores))
+    table = run("query", *asked[:-1], "--rerank", "asymmetric")
+    assert "asymmetric" in table
+    assert f"{scores[-1]:.3f}" in table
+
+
+def test_duplicates_are_listed_by_group(here: Path, photos: Path) -> None:
+    (photos / "dog/copy.jpg").write_bytes((photos / "cat/2.jpg").read_bytes())
+    run("build", "--model", "model.pt", "--images", str(photos), "--index", "photos.index")
+    lines = [json.loads(line) for line in run("duplicates", "--index", "photos.index", "--json").splitlines()]
+    groups = [{Path(image["path"]).name for image in line["images"]} for line in lines]
+    assert any({"2.jpg", "copy.jpg"} <= group for group in groups)
+    assert [line["group"] for line in lines] == list(range(1, len(lines) + 1))
+    table = run("duplicates", "--index", "photos.index", "--radius", "20")
+    assert "group 1: 13 images" in table
+    assert "1 groups of 13 images within distance 20" in table
+    told = run("duplicates", "--index", "photos.index", "--radius", "21", code=2)
+    assert "radius is 21: give a whole number from 0 to 20" in told
+
+
 def test_montage_is_a_sheet_of_query_and_hits(here: Path, photos: Path) -> None:
     image = next((photos / "cat").iterdir())
     run("query", str(image), "--index", "photos.index", "-k", "4", "--montage", "hits.png")
@@ -170,6 +200,7 @@ def test_evaluate_with_plots_and_json(here: Path, photos: Path) -> None:
     text = run("evaluate", "--index", "photos.index", "--plots", "plots")
     assert re.search(r"ids equal at every rank +100.00 %", text)
     assert sorted(path.name for path in Path("plots").iterdir()) == [
+        "buckets.png",
         "health.png",
         "precision-recall-at.png",
         "precision-recall.png",

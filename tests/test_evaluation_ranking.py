@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -145,3 +146,38 @@ def test_the_room_imports_neither_torch_nor_faiss_nor_matplotlib():
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 10**6), bits=st.sampled_from(BITS), n=st.integers(0, 20), q=st.integers(0, 4), few=st.booleans()
+)
+def test_torch_counts_the_same(seed, bits, n, q, few):
+    codes, labels, queries, query_labels = make(seed, bits, n, q, few=few)
+    database = Database(codes, bits, labels)
+    numpy_counts = database.level_counts(queries, query_labels)
+    for one, other in zip(numpy_counts, database.level_counts(queries, query_labels, device="cpu:0"), strict=True):
+        assert one.dtype == other.dtype
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")
+@pytest.mark.parametrize("bits", [12, 64, 1024])
+def test_a_gpu_counts_the_same(bits):
+    codes, labels, queries, query_labels = make(7, bits, 3000, 50, few=False)
+    database = Database(codes, bits, labels)
+    for one, other in zip(
+        database.level_counts(queries, query_labels),
+        database.level_counts(queries, query_labels, device="cuda"),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_relevance_that_is_not_kept_is_made_again(monkeypatch):
+    codes, labels, queries, query_labels = make(2, 12, 60, 9, few=False)
+    expected = plain_counts(codes, labels, queries, query_labels, 12)
+    monkeypatch.setattr(ranking, "KEPT_CELLS", 1)
+    for _ in range(2):
+        found = Database(codes, 12, labels).level_counts(queries, query_labels)
+        np.testing.assert_array_equal(found[1], expected[1])

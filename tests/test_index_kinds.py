@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from hashfaiss.codes import hamming, pack, unpack
 from hashfaiss.errors import ArgumentError
+from hashfaiss.evaluation.bucket_report import bucket_report
 from hashfaiss.indexes import KINDS, CodeIndex, parse_kind, tune, tuning
-from hashfaiss.indexes.buckets import balanced_order
+from hashfaiss.indexes.buckets import balanced_order, bucket_sizes
 from hashfaiss.indexes.kind import Found
 from hashfaiss.indexes.saved import join_arrays, split_arrays
 
@@ -168,6 +169,50 @@ def test_a_thread_that_widens_does_not_spoil_anothers_answer():
         for thread in threads:
             thread.join()
         assert wrong == []
+
+
+@pytest.mark.parametrize("bits", [5, 32, 33, 64, 65, 128, 129, 160, 161, 256, 257, 300])
+def test_codes_are_as_wide_as_faiss_is_fast(bits):
+    codes, ids, queries = make(10, bits, 120, 4, "random")
+    width = next((w for w in (4, 8, 16, 20, 32) if 8 * w >= bits), -(-bits // 64) * 8)
+    for kind in ("flat", "hash:b=5", "multihash:tables=1,b=5", "ivf:lists=3", "hnsw"):
+        index = CodeIndex(codes, ids, bits, kind)
+        assert index.faiss.code_size == index.kind.width == width
+        for query, (got, distances) in zip(queries, index.search(queries, 7, exact=True), strict=True):
+            assert (got.tolist(), distances.tolist()) == oracle(codes, ids, query, 7)
+
+
+def test_buckets_are_counted_by_any_bits():
+    codes = make(11, 20, 300, 1, "clustered")[0]
+    bits = np.array([19, 3, 0, 8], np.int32)
+    values = unpack(codes, 20)[:, bits]
+    expected = sorted(np.unique(values, axis=0, return_counts=True)[1].tolist(), reverse=True)
+    assert bucket_sizes(codes, bits).tolist() == expected
+    report = bucket_report(codes, 20)
+    assert report.stored.sum() == report.chosen.sum() == len(np.unique(codes, axis=0))
+    assert report.met[1] <= report.met[0] * 1.5
+    about = report.to_dict()
+    assert sum(about["chosen"]["sizes"]) == len(report.chosen)
+    assert bucket_report(codes[:0], 20).met == (0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    "kind", ["flat", "hash:b=8,flips=2", "multihash:tables=2,b=8,flips=1", "ivf:lists=30,probes=9"]
+)
+@pytest.mark.parametrize("spread", SPREADS)
+def test_one_query_is_answered_as_in_a_batch(kind, spread):
+    """One query takes a way of its own through the layer."""
+    codes, ids, queries = make(12, 24, 900, 60, spread)
+    index = CodeIndex(codes, ids, 24, kind)
+    for k in (1, 10, 60):
+        for exact in (False, True):
+            batch = index.search(queries, k, exact)
+            for row, (got, distances) in enumerate(batch):
+                alone = index.search(queries[row : row + 1], k, exact)
+                assert alone.exact.tolist() == batch.exact[row : row + 1].tolist()
+                if alone.exact[0]:
+                    assert alone.ids.tolist() == got.tolist()
+                assert alone.distances.tolist() == distances.tolist()
 
 
 # ---- tuning

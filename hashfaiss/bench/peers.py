@@ -80,10 +80,11 @@ def _lancedb(codes: Codes, folder: str) -> Callable[[Codes], Distances]:
     os.environ.setdefault("LANCE_CPU_THREADS", "1")
     import lancedb
     import pyarrow as pa
+    from lancedb.index import IvfFlat
 
     values = pa.FixedSizeListArray.from_arrays(pa.array(codes.ravel()), codes.shape[1])
     table = lancedb.connect(folder).create_table("codes", pa.table({"vector": values}))
-    table.create_index(metric="hamming", vector_column_name="vector", index_type="IVF_FLAT")
+    table.create_index("vector", config=IvfFlat(distance_type="hamming"))
 
     def ask(queries: Codes) -> Distances:
         return [

@@ -161,7 +161,15 @@ def evaluate_index(
     alone = asked.rows is not None and len(codes) == 1
     if any(image_labels) and any(asked.labels) and not alone:
         retrieval = evaluate_retrieval(
-            asked.codes, asked.labels, codes, image_labels, index.bits, cutoff, norm, leave_out=asked.rows
+            asked.codes,
+            asked.labels,
+            codes,
+            image_labels,
+            index.bits,
+            cutoff,
+            norm,
+            leave_out=asked.rows,
+            device="cpu" if queries is None else str(index.encoder.device),
         )
     asymmetric = None
     if rerank and retrieval is not None and asked.outputs is not None:

@@ -7,8 +7,8 @@ contain the k nearest images.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,22 +19,19 @@ from hashfaiss.indexes.kind import Arrays, Int32, Int64, One, in_order, ranges
 FEW = 1024  # answers to one query that are arranged faster without numpy
 
 
-@dataclass(frozen=True)
 class Distinct:
     """Each code once, and who has it.
 
     Attributes:
-        codes: uint8 (distinct, bytes), in order of smallest id.
         starts: int64 (distinct + 1,); the ids of code c are ids[starts[c]:starts[c + 1]], ascending. None where no
             code repeats: code c has ids[c] alone.
         ids: int64 (images,).
-        rows: int64 (images,), which of the codes given had each of `ids`; None where no code repeats.
     """
 
-    codes: Codes
-    starts: Int64 | None
-    ids: Int64
-    rows: Int64 | None = None
+    def __init__(self, given: Codes, starts: Int64 | None, ids: Int64) -> None:
+        """`given` are the codes of all images, in order of their ids."""
+        self._given = given
+        self.starts, self.ids = starts, ids
 
     @classmethod
     def of(cls, codes: Codes, ids: Int64) -> Distinct:
@@ -47,14 +44,22 @@ class Distinct:
         by_id = np.argsort(first)
         lengths = np.diff(np.append(heads, n))[by_id]
         starts = np.concatenate([[0], lengths.cumsum()]).astype(np.int64)
-        rows = by_code[ranges(heads[by_id], lengths)]
-        return cls(np.ascontiguousarray(codes[first[by_id]]), starts, ids[rows], rows)
+        distinct = np.ascontiguousarray(codes[first[by_id]])
+        made = cls(distinct, starts, ids[by_code[ranges(heads[by_id], lengths)]])
+        made.codes = distinct
+        return made
+
+    @cached_property
+    def codes(self) -> Codes:
+        """uint8 (distinct, bytes), in order of smallest id. FAISS has them too: made when first asked for."""
+        if self.starts is None:
+            return self._given
+        rows = np.searchsorted(np.sort(self.ids), self.ids[self.starts[:-1]])
+        return np.ascontiguousarray(self._given[rows])
 
     def arrays(self) -> Arrays:
         """What `restore` needs beside codes and ids."""
-        if self.starts is None or self.rows is None:
-            return {}
-        return {"starts": self.starts, "rows": self.rows}
+        return {} if self.starts is None else {"starts": self.starts, "ids": self.ids}
 
     @classmethod
     def restore(cls, codes: Codes, ids: Int64, arrays: Arrays) -> Distinct:
@@ -65,15 +70,15 @@ class Distinct:
         """
         if "starts" not in arrays:
             return cls(codes, None, ids)
-        starts, rows = arrays["starts"].astype(np.int64, copy=False), arrays["rows"].astype(np.int64, copy=False)
-        if rows.shape != ids.shape or starts.ndim != 1:
+        starts, kept = arrays["starts"].astype(np.int64, copy=False), arrays["ids"].astype(np.int64, copy=False)
+        if kept.shape != ids.shape or starts.ndim != 1 or kept.sum() != ids.sum():
             raise ValueError("postings")
-        if starts[0] != 0 or starts[-1] != len(ids) or (np.diff(starts) < 1).any() or rows.min() < 0:
+        if starts[0] != 0 or starts[-1] != len(ids) or (starts[1:] <= starts[:-1]).any():
             raise ValueError("postings")
-        return cls(np.ascontiguousarray(codes[rows[starts[:-1]]]), starts, ids[rows], rows)
+        return cls(codes, starts, kept)
 
     def __len__(self) -> int:
-        return len(self.codes)
+        return len(self.ids) if self.starts is None else len(self.starts) - 1
 
     def lengths(self, positions: Int64) -> Int64:
         """How many images have each of these codes."""
@@ -83,7 +88,7 @@ class Distinct:
 
     def of_code(self) -> Int64:
         """The position of each image's code, in the order of `ids`: int64 (images,)."""
-        positions = np.arange(len(self.codes))
+        positions = np.arange(len(self))
         return np.repeat(positions, self.lengths(positions))
 
     def expand(self, offsets: Int64, positions: Int64, distances: Int32, k: int | None) -> tuple[Int64, Int64, Int32]:
@@ -122,8 +127,15 @@ class Distinct:
 
     def expand_one(self, found: One, k: int) -> tuple[Int64, Int32]:
         """Ids and distances of the k first images of one query; k is at most `FEW`."""
-        heads = [self._heads[position] for position in found.positions]
-        near = found.distances
+        if isinstance(found.positions, np.ndarray):
+            heads = self._heads.take(found.positions)
+            if len(heads) and heads.min() >= 0:
+                return heads[:k], np.asarray(found.distances[:k], np.int32)
+            return self._merged(heads.tolist(), np.asarray(found.distances).tolist(), k)
+        read: Any = memoryview(self._heads)  # type: ignore[arg-type]  # number by number, several times faster than an array
+        return self._merged([read[position] for position in found.positions], list(found.distances), k)
+
+    def _merged(self, heads: list[int], near: list[int], k: int) -> tuple[Int64, Int32]:
         if min(heads, default=0) < 0:
             images: list[tuple[int, int]] = []
             for distance, head in zip(near, heads, strict=True):
@@ -133,23 +145,18 @@ class Distinct:
                     images.append((distance, head))
                 else:  # ids of a code ascend: the first k suffice
                     start, count = divmod(-head, 2 * FEW)
-                    images += [(distance, number) for number in self._ids[start : start + min(count, k)].tolist()]
+                    images += [(distance, number) for number in self.ids[start : start + min(count, k)].tolist()]
             images.sort()
             near, heads = [distance for distance, _ in images], [number for _, number in images]
         return np.array(heads[:k], np.int64), np.array(near[:k], np.int32)
 
-    # A memoryview is read faster than an array, number by number.
     @cached_property
-    def _ids(self) -> memoryview[int]:
-        return memoryview(self.ids)  # type: ignore[arg-type]
-
-    @cached_property
-    def _heads(self) -> memoryview[int]:
+    def _heads(self) -> Int64:
         """The id of each code's image; where several have it, -(start * 2 FEW + how many, or FEW if more)."""
         if self.starts is None:
-            return self._ids
+            return self.ids
         starts, counts = self.starts[:-1], np.minimum(np.diff(self.starts), FEW)
-        return memoryview(np.where(counts == 1, self.ids[starts], -(starts * (2 * FEW) + counts)))  # type: ignore[arg-type]
+        return np.where(counts == 1, self.ids[starts], -(starts * (2 * FEW) + counts))
 
 
 def _grouped(keys: npt.NDArray[np.uint64]) -> tuple[Int64, Int64]:

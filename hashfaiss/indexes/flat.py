@@ -43,7 +43,7 @@ class Flat(Kind):
 
     def nearest_one(self, query: Codes, k: int) -> One:
         distances, positions = self.faiss.search(query, k)
-        return One(distances[0].tolist(), positions[0].tolist(), self.bits)
+        return One(distances[0], positions[0], self.bits)
 
     def within(self, queries: Codes, radius: int) -> Found:
         limits, distances, positions = self.faiss.range_search(queries, radius + 1)  # FAISS's radius is strict

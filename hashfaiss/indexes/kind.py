@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple
 
@@ -139,8 +139,8 @@ class Found:
 class One(NamedTuple):
     """Distinct codes found for one query: distances and positions, in order, and `Found.complete`."""
 
-    distances: list[int]
-    positions: list[int]
+    distances: Sequence[int] | Int32
+    positions: Sequence[int] | Int64
     complete: int
 
     @classmethod

@@ -106,7 +106,7 @@ def tune(
             trials.append(trial)
             notice(_told(trial))
             if fits and trial.recall >= recall and trial.batch_rate > chosen.batch_rate:
-                best, chosen, setting = kind, trial, kind.parameters[kind.knob]
+                best, chosen, setting = kind, trial, kind.parameters.get(kind.knob, 0)
     if best is flat:
         why = f"of {len(trials) - 1} others measured none is faster, reaches recall {recall:g} and fits"
     else:
@@ -130,6 +130,8 @@ def _candidates(codes: Codes, bits: int) -> Iterator[tuple[Kind, float]]:
         texts.append(f"multihash:tables={min(4, bits // prefix)},b={prefix},flips=0")
     if n <= GRAPH_UP_TO:
         texts.append("hnsw:ef=16")
+    if faiss.get_num_gpus():
+        texts.append("gpu")
     if n < 2:
         return
     for text in texts:
@@ -189,7 +191,7 @@ class _Questions:
 
     def trials(self, kind: Kind, seconds: float, recall: float, slowest: float) -> Iterator[Trial]:
         """Turn its knob up until the recall is reached or fewer than `slowest` queries a second are left, then down."""
-        low = value = kind.parameters[kind.knob]
+        low = value = kind.parameters.get(kind.knob, 0)
         while True:
             trial = self.trial(kind, seconds)
             yield trial
