@@ -21,7 +21,7 @@ FLOORS = [
     {"images", "networks", "indexes", "segments", "manifest"},
     {"labels", "hits", "encoder", "store"},
     {"pipeline", "faiss_file", "montage"},
-    {"sync"},
+    {"sync", "answering"},
     {"library"},
     {"evaluation"},
     {"train"},
