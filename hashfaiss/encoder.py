@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import io
 import json
@@ -23,6 +22,7 @@ from hashfaiss.errors import ArgumentError, ImageError, ModelError
 from hashfaiss.files import DIGEST_BYTES, write_atomic
 from hashfaiss.images import Preprocessing
 from hashfaiss.networks import build_network
+from hashfaiss.precision import Precision, choose_precision
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 
 FORMAT = "hashfaiss-model"
 VERSION = 1
-# Outputs closer to zero than this share of the image's own output size are decided in float64: batch size, threads
-# and processor move a float32 output by a hundredth of it, and must not move a bit.
-CLOSE = 1e-4
+IDENTITY_PRECISION = "float32"  # what codes are defined by, however they are computed
+BATCH_PIXELS = 1 << 19  # of the images that a CPU's core encodes together; more are slower, and late to stop
+GPU_BATCH = 256
 
 
 def choose_device(device: str) -> torch.device:
@@ -86,11 +86,9 @@ class Encoder:
         method: what it was trained with, such as "dhida".
         labels: names of the classes it was trained on.
         facts: every training setting and result, as plain values.
-        precision: of the forward pass; part of the identity.
+        precision: how the network is computed; it changes no code. Codes are those of float32 (`IDENTITY_PRECISION`).
         learned: codes that a database takes for the training images, or None where they are the network's as well.
     """
-
-    precision = "float32"
 
     def __init__(
         self,
@@ -103,6 +101,7 @@ class Encoder:
         facts: dict[str, Any] | None = None,
         device: str = "auto",
         learned: LearnedCodes | None = None,
+        precision: str = "auto",
     ) -> None:
         self.device = choose_device(device)
         self.network = network.to(self.device).to(memory_format=torch.channels_last).eval()
@@ -114,7 +113,7 @@ class Encoder:
         self.labels = list(labels)
         self.facts = dict(facts or {})
         self.learned = learned
-        self._double: nn.Module | None = None
+        self.precision = Precision(self.network, self.device, choose_precision(precision, self.device))
         self._identity: str | None = None
 
     def __repr__(self) -> str:
@@ -133,7 +132,7 @@ class Encoder:
                 self.network_arguments,
                 self.preprocessing.to_dict(),
                 BIT_ORDER,
-                self.precision,
+                IDENTITY_PRECISION,
             ]
             digest.update(json.dumps(settings, sort_keys=True).encode())
             if self.learned is not None:
@@ -146,12 +145,16 @@ class Encoder:
         return self._identity
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], device: str = "auto") -> Encoder:
+    def load(cls, path: str | os.PathLike[str], device: str = "auto", precision: str = "auto") -> Encoder:
         """Read a model file; loading never runs code from it.
+
+        Args:
+            device: "auto", "cpu", "cuda", "cuda:1", ...
+            precision: "auto", "float32", "bfloat16" or "float16": how fast, not which codes, see `hashfaiss.precision`.
 
         Raises:
             ModelError: missing, damaged, not a hashfaiss model, or of a format version not known here.
-            ArgumentError: `device` is not there.
+            ArgumentError: `device` is not there, or no such precision.
         """
         name = os.fspath(path)
         chosen = choose_device(device)
@@ -169,6 +172,7 @@ class Encoder:
                 values["facts"],
                 str(chosen),
                 _learned(values),
+                precision,
             )
             if encoder.identity != values["identity"]:
                 raise ValueError("its weights are not those that were saved")
@@ -216,41 +220,38 @@ class Encoder:
         except OSError as error:
             raise ModelError(f"cannot write the model {os.fspath(path)!r}: {error.strerror}") from None
 
+    @property
+    def batch_size(self) -> int:
+        """Images that are best encoded together."""
+        if self.device.type != "cpu":
+            return GPU_BATCH
+        return max(4, min(64, BATCH_PIXELS // self.preprocessing.size**2))
+
+    def _inputs(self, images: Tensor) -> Tensor:
+        """Resized images, uint8, as the network takes them: a quarter of what floats would be goes to the device."""
+        moved = images.to(self.device, non_blocking=True)
+        return self.preprocessing.normalise(moved).contiguous(memory_format=torch.channels_last)
+
     def outputs(self, images: Tensor) -> Tensor:
         """Real outputs u (n, K), float32 on the encoder's device, of resized images uint8 (n, 3, size, size).
 
-        Rows with an output close to zero are computed again in float64, one by one, so that no bit depends on
-        batch size, thread count or processor.
+        Those close to zero are decided in float64, so that no sign depends on batch size, thread count or processor.
 
         Raises:
             ModelError: the network gave NaN or infinity.
         """
-        with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
-            inputs = self.preprocessing.normalise(images.to(self.device))
-            outputs: Tensor = self.network(inputs.contiguous(memory_format=torch.channels_last)).float()
-            if not torch.isfinite(outputs).all():
-                raise ModelError("the network's outputs are not finite: the model is broken, train it again")
-            size = outputs.square().mean(dim=1, keepdim=True).sqrt()
-            close = (outputs.abs() <= CLOSE * size).any(dim=1).nonzero().flatten().tolist()
-            for row in close:
-                outputs[row] = self._arbiter()(inputs[row : row + 1].double()).float()[0]
-        return outputs
-
-    def _arbiter(self) -> nn.Module:
-        if self._double is None:
-            self._double = copy.deepcopy(self.network).double().eval()
-        return self._double
+        return self.precision.outputs(self._inputs(images))
 
     def encode_resized(self, images: Tensor) -> Codes:
-        """Codes (n, ceil(K/8)) of resized images uint8 (n, 3, size, size)."""
-        packed: Codes = pack_tensor(self.outputs(images)).cpu().numpy()
+        """Codes (n, ceil(K/8)) of resized images uint8 (n, 3, size, size): the signs of `outputs`, packed there."""
+        packed: Codes = pack_tensor(self.precision.signs(self._inputs(images))).cpu().numpy()
         return packed
 
     def no_codes(self) -> Codes:
         """Codes of no image: uint8 (0, ceil(K/8))."""
         return np.empty((0, code_bytes(self.bits)), dtype=np.uint8)
 
-    def encode(self, images: Images, batch_size: int = 64, workers: int | None = None) -> Codes:
+    def encode(self, images: Images, batch_size: int | None = None, workers: int | None = None) -> Codes:
         """Codes, uint8 (n, ceil(K/8)), of a folder, paths, Pillow images or a tensor batch (n, 3, height, width).
 
         A folder is encoded in the order of `find_images`. The rows answer to the images one to one, so an image that

@@ -1,7 +1,8 @@
-"""A stream of images → a stream of codes.
+"""A stream of images → a stream of codes, in order, with a bounded number of images on the way.
 
-Files are read, decoded and resized in threads (torchcodec releases the GIL) while the network works on the batch
-before; a bounded window lies between, so memory is the same however many images come.
+On a CPU, each core takes some images all the way from file to code: nothing waits for anything, and one thread a
+network is faster than one network in several threads. On a GPU, threads read, decode and resize (torchcodec releases
+the GIL) while the network works on the images before.
 """
 
 from __future__ import annotations
@@ -9,11 +10,12 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import islice
-from typing import TYPE_CHECKING
+from itertools import chain, islice
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -32,7 +34,11 @@ if TYPE_CHECKING:
     from hashfaiss.encoder import Images
 
 
-MOST_SKIPPED = 1024  # a batch tells of no more unreadable images than this
+ALONE = 4  # images so few that all threads take them one after the other
+DECODED = 16  # images a thread decodes for a GPU before it hands them on
+
+Given = TypeVar("Given")
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +61,7 @@ class Item:
 
 @dataclass(slots=True)
 class Batch:
-    """Images encoded together, and those left out since the batch before.
+    """Images encoded together, and those left out among them.
 
     Attributes:
         items: the images, in the order they came.
@@ -110,46 +116,146 @@ def _as_item(image: object) -> Item:
 def encode_stream(
     encoder: Encoder,
     items: Iterable[Item],
-    batch_size: int = 64,
+    batch_size: int | None = None,
     workers: int | None = None,
     learned: bool = False,
     outputs: bool = False,
 ) -> Iterator[Batch]:
-    """Encode `items` in their order, a batch at a time.
+    """Encode `items` in their order, some at a time.
 
     With `learned`, images the encoder has learned codes for get those, as a database takes them; a query gets the
-    network's. With `outputs`, batches hold the network's outputs too. Neither `batch_size` nor `workers` (decoding
-    threads; default: one a processor) changes a code.
+    network's. With `outputs`, batches hold the network's outputs too.
+
+    Args:
+        batch_size: images encoded together; default: the encoder's.
+        workers: threads; default: as many as torch may use on a CPU, one a processor to decode for a GPU. Neither
+            changes a code.
     """
-    if batch_size < 1 or (workers is not None and workers < 1):
+    size = encoder.batch_size if batch_size is None else batch_size
+    if size < 1 or (workers is not None and workers < 1):
         raise ArgumentError(f"batch_size is {batch_size} and workers {workers}: give 1 or more of each")
-    pool = ThreadPoolExecutor(workers or os.cpu_count() or 1, thread_name_prefix="decode")
+    work = Work(encoder, learned, outputs)
+    on_cpu = encoder.device.type == "cpu"
+    return _stream(work, items, size, workers or (torch.get_num_threads() if on_cpu else os.cpu_count()) or 1)
+
+
+def _stream(work: Work, items: Iterable[Item], size: int, workers: int) -> Iterator[Batch]:
     try:
-        for batch in _batches(encoder, _prepared(pool, encoder, iter(items), 2 * batch_size), batch_size, outputs):
-            if learned and encoder.learned is not None:
-                batch.codes = encoder.learned.replace(batch.digests, batch.codes)
-            yield batch
+        if work.encoder.device.type == "cpu":
+            yield from _on_cores(work, batched(items, size), workers)
+        else:
+            yield from _on_gpu(work, items, size, workers)
+    finally:
+        work.given_up = True
+
+
+@dataclass
+class Work:
+    """What is done with images, until it is given up."""
+
+    encoder: Encoder
+    learned: bool = False
+    outputs: bool = False
+    given_up: bool = False
+
+    def prepare(self, items: Sequence[Item]) -> list[tuple[Item, Prepared]]:
+        """Read, decode and resize; nothing more once the stream is given up."""
+        return [(item, _prepare(self.encoder, item)) for item in items if not self.given_up]
+
+    def encode(self, prepared: Sequence[tuple[Item, Prepared]]) -> Batch:
+        """Codes of what could be read."""
+        skipped = [(item, made) for item, made in prepared if isinstance(made, str)]
+        good = [(item, *made) for item, made in prepared if not isinstance(made, str)]
+        items, digests = [item for item, _, _ in good], [digest for _, _, digest in good]
+        if not good:
+            return Batch(items, digests, self.encoder.no_codes(), skipped)
+        images = torch.stack([pixels for _, pixels, _ in good])
+        if self.encoder.device.type == "cuda":
+            images = images.pin_memory()
+        real = None
+        if self.outputs:
+            numbers = self.encoder.outputs(images)
+            real, codes = numbers.cpu().numpy(), pack_tensor(numbers).cpu().numpy()
+        else:
+            codes = self.encoder.encode_resized(images)
+        if self.learned and self.encoder.learned is not None:
+            codes = self.encoder.learned.replace(digests, codes)
+        return Batch(items, digests, codes, skipped, real)
+
+    def whole(self, items: Sequence[Item]) -> Batch:
+        """From files to codes."""
+        return self.encode(self.prepare(items))
+
+
+def _on_cores(work: Work, chunks: Iterator[tuple[Item, ...]], workers: int) -> Iterator[Batch]:
+    first = list(islice(chunks, 2))
+    if len(first) == 1:  # few images: shared out among the threads, or all threads for the very few
+        (items,) = first
+        if workers == 1 or len(items) <= ALONE:
+            yield work.whole(items)
+            return
+        first = list(batched(items, -(-len(items) // workers)))
+    with _pool(workers, "encode") as pool:
+        one_thread_each(pool, workers)
+        yield from _in_order(pool, work.whole, chain(first, chunks), 2 * workers)
+
+
+def _on_gpu(work: Work, items: Iterable[Item], size: int, workers: int) -> Iterator[Batch]:
+    with _pool(workers, "decode") as decoders, _pool(1, "encode") as gpu:
+        ahead = 2 * (-(-size // DECODED) + workers)
+        decoded = _in_order(decoders, work.prepare, batched(items, DECODED), ahead)
+        together = batched(chain.from_iterable(decoded), size)
+        yield from _in_order(gpu, work.encode, together, 2)
+
+
+@contextmanager
+def _pool(workers: int, name: str) -> Iterator[ThreadPoolExecutor]:
+    """Threads that are let go, not waited for, when the stream is given up."""
+    pool = ThreadPoolExecutor(workers, thread_name_prefix=name)
+    try:
+        yield pool
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+
+
+def one_thread_each(pool: ThreadPoolExecutor, workers: int) -> None:
+    """Let each of the pool's threads compute alone. torch has a number for threads to come, which is put back."""
+    before = torch.get_num_threads()
+    started = threading.Barrier(workers + 1)
+
+    def start() -> None:
+        torch.get_num_threads()  # a thread takes the number for threads to come when it first asks
+        torch.set_num_threads(1)
+        started.wait()
+
+    for _ in range(workers):
+        pool.submit(start)
+    started.wait()
+    torch.set_num_threads(before)
+
+
+def _in_order(
+    pool: ThreadPoolExecutor, work: Callable[[Given], Made], given: Iterable[Given], ahead: int
+) -> Iterator[Made]:
+    """Results in the order of what was given; at most `ahead` are begun and not yet taken."""
+    waiting: deque[Future[Made]] = deque()
+    for one in given:
+        waiting.append(pool.submit(work, one))
+        while len(waiting) >= ahead or (waiting and waiting[0].done()):
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
 
 
 Prepared = tuple[Tensor, bytes] | str
 _PILLOW = threading.Lock()  # a Pillow image reads its file late, and may be given more than once
 
 
-def _prepared(
-    pool: ThreadPoolExecutor, encoder: Encoder, items: Iterator[Item], window: int
-) -> Iterator[tuple[Item, Prepared]]:
-    """Keep `window` images being prepared; yield them in order, with pixels and digest or the reason they failed."""
-    waiting: deque[tuple[Item, Future[Prepared]]] = deque()
-    for item in islice(items, window):
-        waiting.append((item, pool.submit(_prepare, encoder, item)))
-    while waiting:
-        item, future = waiting.popleft()
-        prepared = future.result()
-        for following in islice(items, 1):
-            waiting.append((following, pool.submit(_prepare, encoder, following)))
-        yield item, prepared
+def batched(items: Iterable[Given], size: int) -> Iterator[tuple[Given, ...]]:
+    """Tuples of `size` items, the last maybe shorter (itertools has it from Python 3.12)."""
+    rest = iter(items)
+    while chunk := tuple(islice(rest, size)):
+        yield chunk
 
 
 def _prepare(encoder: Encoder, item: Item) -> Prepared:
@@ -170,32 +276,3 @@ def _from_memory(source: Image | Tensor) -> Tensor:
         return source
     with _PILLOW:
         return from_pillow(source)
-
-
-def _batches(
-    encoder: Encoder, prepared: Iterator[tuple[Item, Prepared]], batch_size: int, outputs: bool
-) -> Iterator[Batch]:
-    items: list[Item] = []
-    pixels: list[Tensor] = []
-    digests: list[bytes] = []
-    skipped: list[tuple[Item, str]] = []
-
-    def batch() -> Batch:
-        if not pixels:
-            return Batch(items, digests, encoder.no_codes(), skipped)
-        real = encoder.outputs(torch.stack(pixels))
-        kept = real.cpu().numpy() if outputs else None
-        return Batch(items, digests, pack_tensor(real).cpu().numpy(), skipped, kept)
-
-    for item, result in prepared:
-        if isinstance(result, str):
-            skipped.append((item, result))
-        else:
-            items.append(item)
-            pixels.append(result[0])
-            digests.append(result[1])
-        if len(items) == batch_size or len(skipped) == MOST_SKIPPED:
-            yield batch()
-            items, pixels, digests, skipped = [], [], [], []
-    if items or skipped:
-        yield batch()

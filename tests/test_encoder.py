@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from hashfaiss import encoder as encoder_module
+from hashfaiss import precision
 from hashfaiss.codes import pack
 from hashfaiss.encoder import Encoder, choose_device
 from hashfaiss.errors import ArgumentError, ImageError, ModelError
@@ -107,9 +108,9 @@ def test_identity_is_all_that_decides_a_code(encoder: Encoder, monkeypatch: pyte
         value[(-1,) * value.dim()] += 1
         identities.add(altered(encoder, network=network).identity)
     assert len(identities) == 5 + len(encoder.network.state_dict())
-    for name, value in (("precision", "float16"), ("BIT_ORDER", "msb")):
+    for name, value in (("IDENTITY_PRECISION", "float16"), ("BIT_ORDER", "msb")):
         with monkeypatch.context() as patched:
-            patched.setattr(Encoder if name == "precision" else encoder_module, name, value)
+            patched.setattr(encoder_module, name, value)
             identities.add(altered(encoder).identity)
     assert len(identities) == 7 + len(encoder.network.state_dict())
     encoder.encode(noise(3))
@@ -375,7 +376,7 @@ def test_batch_size_does_not_move_an_output_near_zero(monkeypatch: pytest.Monkey
     right = [[0b11011111]] * 64
     for batch_size in (1, 2, 7, 64):
         assert rounding_codes(batch_size) == right
-    monkeypatch.setattr(encoder_module, "CLOSE", -1.0)  # never asked
+    monkeypatch.setattr(precision, "CLOSE", -1.0)  # never asked
     assert rounding_codes(1) == right
     assert rounding_codes(64) != right
 
@@ -407,7 +408,7 @@ def test_codes_are_those_of_float64_where_outputs_are_near_zero(
         single = driven.network(encoder.preprocessing.normalise(pixels))
     share = outputs.abs() / outputs.square().mean(dim=1, keepdim=True).sqrt()
     error = (single - outputs).abs()
-    near = [bit for bit in range(12) if share[bit, bit] < encoder_module.CLOSE / 10]
+    near = [bit for bit in range(12) if share[bit, bit] < precision.CLOSE / 10]
     assert len(near) == 12
     assert any(error[bit, bit] > outputs[bit, bit].abs() / 10 for bit in near)  # float32 cannot be trusted with them
     before_threads = torch.get_num_threads()
@@ -423,7 +424,7 @@ def test_rows_far_from_zero_are_not_computed_twice(encoder: Encoder, monkeypatch
     far = altered(encoder)
     with torch.no_grad():
         far.network.get_parameter("hash_layer.bias").copy_(torch.linspace(-900, 1000, 20))
-    monkeypatch.setattr(far, "_arbiter", lambda: pytest.fail("it was asked"))
+    monkeypatch.setattr(far.precision, "double", lambda: pytest.fail("it was asked"))
     assert far.encode(noise(4)).tolist() == pack(np.linspace(-900, 1000, 20)[None]).tolist() * 4
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 import urllib.error
 from pathlib import Path
 from typing import Any
@@ -15,10 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hashfaiss.errors import ArgumentError, ModelError
-from hashfaiss.networks import build_network
+from hashfaiss.networks import build_network, torchvision_models
 from hashfaiss.networks.attention import ChannelAttention, DualAttention, PositionAttention, attention_weights
 from hashfaiss.networks.backbones import BACKBONES, build_backbone, load_weights
 from hashfaiss.networks.hashing import HashNetwork
+from hashfaiss.networks.torchvision_models import resnet
 
 SHARED_WEIGHTS = Path(__file__).parents[2] / "shared/data/resnet18-tiny-imagenet.pt"
 Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -220,7 +223,8 @@ def no_network(*_: Any, **__: Any) -> None:
 
 
 def test_only_training_downloads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torchvision.models._api, "load_state_dict_from_url", no_network)
+    room = resnet.ResNet18_Weights.get_state_dict.__globals__
+    monkeypatch.setitem(room, "load_state_dict_from_url", no_network)
     build_network("hash", {"backbone": "resnet18", "bits": 8})
     with pytest.raises(ModelError, match=r"of ResNet18 could not be downloaded .*no route to host.*--weights none"):
         load_weights(build_backbone("resnet18"), "imagenet")
@@ -286,3 +290,54 @@ def test_the_projects_own_weights_load() -> None:
     if not SHARED_WEIGHTS.exists():
         pytest.skip(f"{SHARED_WEIGHTS} is not here")
     load_weights(build_backbone("resnet18"), str(SHARED_WEIGHTS))
+
+
+def test_torchvision_is_left_as_it_was() -> None:
+    """The models are loaded without it; whoever imports it later gets it whole."""
+    code = (
+        "import sys, hashfaiss.networks.backbones as b\n"
+        "assert not [name for name in sys.modules if name.startswith('torchvision')]\n"
+        "assert 'torch._dynamo' not in sys.modules\n"
+        "b.build_backbone('resnet18'), b.build_backbone('alexnet')\n"
+        "import torchvision\n"
+        "assert torchvision.ops.nms and torchvision.models.resnet18 is not b.resnet.resnet18\n"
+        "assert 'torchvision.models.resnet' in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_torchvision_that_is_there_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert torchvision_models._load()[0] is torchvision.models.resnet
+    for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(torchvision_models, "_alone", lambda: 1 / 0)  # of a shape not known
+    found, _ = torchvision_models._load()
+    assert found is sys.modules["torchvision.models.resnet"]
+    assert found.resnet18(weights=None).fc.out_features == 1000
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("hash", {"backbone": "resnet18", "attention": "ida"}),
+        ("hash", {"backbone": "resnet-small"}),
+        ("hash", {"backbone": "alexnet", "attention": "danet"}),
+        ("dual-stream", {"backbone": "resnet-small"}),
+        ("features", {"backbone": "resnet18"}),
+    ],
+)
+def test_half_precision_errs_little_and_only_where_it_is_asked_for(name: str, arguments: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    network = build_network(name, {**arguments, "bits": 24}).eval()
+    if name == "features":
+        network.fill({"projection": torch.randn(512, 24, dtype=torch.float64)})
+    images = torch.randn(6, 3, 64, 64)
+    with torch.inference_mode():
+        exact, half = network(images), network(images, torch.bfloat16)
+        assert half.dtype == torch.float32
+        assert not torch.equal(exact, half)
+        assert torch.equal(exact, network(images))
+        scale = exact.square().mean(dim=1, keepdim=True).sqrt()
+        assert ((half - exact).abs() / scale).max() < 0.2
+        doubled = copy.deepcopy(network).double()(images.double())
+        assert ((doubled - exact).abs() / scale).max() < 1e-3

@@ -21,7 +21,7 @@ from hashfaiss.codes import pack
 from hashfaiss.encoder import Encoder
 from hashfaiss.errors import ArgumentError, ImageError
 from hashfaiss.images import find_images, image_file, read_image
-from hashfaiss.pipeline import Batch, Item, as_items, encode_stream
+from hashfaiss.pipeline import Batch, Item, as_items, batched, encode_stream
 
 
 def items_below(folder: Path) -> list[Item]:
@@ -30,7 +30,7 @@ def items_below(folder: Path) -> list[Item]:
 
 def one_by_one(encoder: Encoder, items: list[Item]) -> list[list[int]]:
     """Codes without the pipeline, in float64 and one at a time."""
-    network = encoder._arbiter()
+    network = encoder.precision.double()
     codes = []
     for item in items:
         assert item.path is not None
@@ -45,8 +45,8 @@ def joined(batches: list[Batch]) -> list[list[int]]:
     return np.concatenate([batch.codes for batch in batches]).tolist()
 
 
-def decoders() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name.startswith("decode")]
+def workers_at_work() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("encode")]
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 10) -> None:
@@ -64,6 +64,8 @@ def test_neither_batch_size_nor_workers_change_a_code(
     items = items_below(photos)
     batches = list(encode_stream(encoder, iter(items), batch_size, workers))
     sizes = [batch_size] * (12 // batch_size) + ([12 % batch_size] if 12 % batch_size else [])
+    if batch_size >= 12:  # few are shared out among the workers
+        sizes = [len(part) for part in batched(items, -(-12 // workers))]
     assert [len(batch.items) for batch in batches] == sizes
     assert [item for batch in batches for item in batch.items] == items
     assert joined(batches) == one_by_one(encoder, items)
@@ -114,15 +116,15 @@ def test_what_cannot_be_read_is_left_out_with_the_reason(encoder: Encoder, photo
     good = [item for item in items if os.path.relpath(str(item.path), photos) not in dict(left_out)]
     assert [item for batch in batches for item in batch.items] == good
     assert joined(batches) == one_by_one(encoder, good)
-    assert [len(batch.items) for batch in batches] == [4, 4, 1]
-    assert [len(batch.skipped) for batch in batches] == [1, 3, 1]  # since the batch before
+    assert [len(batch.items) + len(batch.skipped) for batch in batches] == [4, 4, 4, 2]
+    assert [len(batch.skipped) for batch in batches] == [1, 2, 1, 1]  # of these
 
 
-def test_only_unreadable_images_make_one_batch_without_codes(encoder: Encoder, tmp_path: Path) -> None:
+def test_only_unreadable_images_make_batches_without_codes(encoder: Encoder, tmp_path: Path) -> None:
     items = [Item(image_file(str(tmp_path / f"{number}.jpg"))) for number in range(9)]
-    (batch,) = encode_stream(encoder, items, batch_size=2)
-    assert batch.codes.shape == (0, 3)
-    assert [item for item, _ in batch.skipped] == items
+    batches = list(encode_stream(encoder, items, batch_size=2))
+    assert all(batch.codes.shape == (0, 3) for batch in batches)
+    assert [item for batch in batches for item, _ in batch.skipped] == items
     assert list(encode_stream(encoder, [])) == []
 
 
@@ -141,15 +143,15 @@ def test_an_endless_stream_is_read_only_as_far_as_needed(encoder: Encoder, photo
     assert taken == 0  # nothing before it is asked for
     for number in range(1, 4):
         assert len(next(stream).items) == batch_size
-        assert taken <= (number + 2) * batch_size
+        assert taken <= (number + 4) * batch_size
     stream.close()
     before = taken
-    wait_until(lambda: not decoders())
+    wait_until(lambda: not workers_at_work())
     assert taken == before
 
 
 def test_closing_early_stops_the_work(encoder: Encoder, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    wait_until(lambda: not decoders())
+    wait_until(lambda: not workers_at_work())
     reads = 0
 
     def counted(path: str) -> bytes:
@@ -161,11 +163,34 @@ def test_closing_early_stops_the_work(encoder: Encoder, photos: Path, monkeypatc
     monkeypatch.setattr(pipeline, "read_bytes", counted)
     stream = encode_stream(encoder, items_below(photos) * 50, batch_size=16, workers=2)
     next(stream)
-    assert decoders()
+    assert workers_at_work()
     stream.close()
     at_close = reads
-    wait_until(lambda: not decoders())
-    assert reads <= at_close + 2  # what waited is not begun
+    wait_until(lambda: not workers_at_work())
+    assert reads <= at_close + 2  # of what was begun not more than the image at hand
+
+
+def test_images_on_their_way_are_few_however_many_come(encoder: Encoder, photos: Path) -> None:
+    """Threads of their own, with one thread each in torch; its number for threads to come is as it was."""
+    torch.set_num_threads(3)
+    seen: list[int] = []
+
+    def watched() -> Iterator[Item]:
+        for item in items_below(photos) * 4:
+            seen.append(len([thread for thread in threading.enumerate() if thread.name.startswith("encode")]))
+            yield item
+
+    try:
+        list(encode_stream(encoder, watched(), batch_size=3))
+        assert max(seen) == 3
+        assert torch.get_num_threads() == 3
+        late: list[int] = []
+        thread = threading.Thread(target=lambda: late.append(torch.get_num_threads()))
+        thread.start()
+        thread.join()
+        assert late == [3]
+    finally:
+        torch.set_num_threads(1)
 
 
 def test_an_error_among_the_items_stops_the_work_and_is_told(encoder: Encoder, photos: Path) -> None:
@@ -175,7 +200,7 @@ def test_an_error_among_the_items_stops_the_work_and_is_told(encoder: Encoder, p
 
     with pytest.raises(RuntimeError, match="the source broke"):
         list(encode_stream(encoder, failing(), batch_size=2))
-    wait_until(lambda: not decoders())
+    wait_until(lambda: not workers_at_work())
 
 
 @pytest.mark.parametrize("arguments", [{"batch_size": 0}, {"batch_size": -1}, {"workers": 0}])

@@ -19,6 +19,7 @@ FLOORS = [
     {"errors"},
     {"codes", "files"},
     {"images", "networks", "indexes", "segments", "manifest"},
+    {"precision"},
     {"labels", "hits", "encoder", "store"},
     {"pipeline", "faiss_file", "montage"},
     {"sync", "answering"},

@@ -1,4 +1,4 @@
-"""Commands that measure: bench train, search, evaluate."""
+"""Commands that measure: bench train, encode, search, evaluate."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hashfaiss.cli.app import DeviceOption, JsonOption, app
+from hashfaiss.cli.app import DeviceOption, ImagesOption, JsonOption, app
 
 if TYPE_CHECKING:
     from hashfaiss.bench.search import Row
@@ -55,6 +55,55 @@ def bench_train(
     network = f"{result.method}, {result.backbone} at {result.size} px, batches of {result.batch}"
     title = f"{network}, {result.precision} on {result.device}"
     print_table(("round", "trainer images/s", "bare images/s", "ratio"), rows, title)
+
+
+@bench_app.command("encode")
+def bench_encode(
+    model: Annotated[Path, typer.Option("--model", help="Model file of `hashfaiss train`.")],
+    images: ImagesOption,
+    count: Annotated[int, typer.Option("--count", help="Images of a round.")] = 2000,
+    device: DeviceOption = "auto",
+    precision: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    plain: Annotated[bool, typer.Option(help="The script everyone writes too; wants a folder a class.")] = True,
+    memory: Annotated[
+        list[int] | None, typer.Option("--memory", help="Also the peak memory of so many images; may be repeated.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare encoding with decoding alone, the network alone, and the plain script, in one run.
+
+    Also counts the bits that differ from float32's, and times one image, and a first query in a new process. Example:
+
+        hashfaiss bench encode --model dhida.pt --images photos/
+    """
+    from hashfaiss.bench.encoding import bench_encoding
+    from hashfaiss.console import note, print_json, print_table
+
+    found = bench_encoding(model, images, count, device, precision, plain, memory or (), note)
+    if as_json:
+        print_json(found.to_dict())
+        return
+    title = f"{found.images:,} images at {found.size} px, {found.bits} bits, {found.precision} on {found.device}"
+    rows = [
+        ("decode alone", found.decode),
+        ("network alone", found.network),
+        ("network alone, float32", found.float32),
+        ("pipeline, files to codes", found.pipeline),
+        *([("the plain script", found.plain)] if found.plain else []),
+    ]
+    print_table(("", "images/s"), [(name, f"{rate:,.1f}") for name, rate in rows], f"{title}, {found.workers} workers")
+    largest = f", the largest output {found.largest_flipped:.4f} of its image's size" if found.flipped else ""
+    told = [
+        ("pipeline / the slower of decode and network", f"{found.bound_ratio:.3f}"),
+        ("pipeline / both on the same cores", f"{found.shared_ratio:.3f}"),
+        *([("pipeline / the plain script", f"{found.plain_ratio:.2f}")] if found.plain_ratio else []),
+        ("images left to float32", f"{100 * found.again:.1f} %"),
+        ("bits that differ from float32's", f"{found.flipped:,} of {found.compared:,}{largest}"),
+        ("one image, warm / decode and forward", f"{found.alone:.2f} ms / {found.bare:.2f} ms"),
+        ("cold query / torch's import + loading", f"{found.cold:.2f} s / {found.torch_import + found.load:.2f} s"),
+        *((f"peak memory, {count:,} images", f"{peak:,.0f} MB") for count, peak in found.memory.items()),
+    ]
+    print_table(("", "measured"), told)
 
 
 @bench_app.command("search")

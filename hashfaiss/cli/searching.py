@@ -32,6 +32,9 @@ def build(
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at an image that cannot be read.")] = False,
     device: DeviceOption = "auto",
+    precision: Annotated[
+        str, typer.Option("--precision", help="auto, float32, bfloat16 or float16: how fast, not which codes.")
+    ] = "auto",
 ) -> None:
     """Bring an index into step with a folder: encode what is new or changed, forget what is gone.
 
@@ -48,7 +51,7 @@ def build(
 
     if images.is_file():
         raise ArgumentError(f"{str(images)!r} is a file: give a folder of images")
-    encoder = Encoder.load(model, device)
+    encoder = Encoder.load(model, device, precision)
     if not (index / MANIFEST).exists():
         check_images(images, labels)
     opened = ImageIndex.create(encoder, index, kind or "auto")

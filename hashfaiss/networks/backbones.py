@@ -9,17 +9,27 @@ from __future__ import annotations
 import hashlib
 import sys
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision
 from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock
 
 from hashfaiss.errors import ArgumentError, ModelError
+from hashfaiss.networks.torchvision_models import alexnet, resnet
 
 LISTED_KEYS = 3
+
+Half = torch.dtype | None  # a type of half precision, or none
+
+
+def _in_half(module: Callable[[Tensor], Tensor], values: Tensor, half: Half) -> Tensor:
+    """`module(values)`, with `half` in half precision inside and float32 at both ends."""
+    if half is None:
+        return module(values)
+    with torch.autocast(values.device.type, half):
+        return module(values).float()
 
 
 class Backbone(nn.Module, ABC):
@@ -43,12 +53,29 @@ class Backbone(nn.Module, ABC):
     imagenet: Any
 
     @abstractmethod
-    def features(self, images: Tensor) -> Tensor:
-        """Images (n, 3, size, size), normalised → feature map (n, channels, height, width)."""
+    def stem(self, images: Tensor) -> Tensor:
+        """Images (n, 3, size, size), normalised → what the first convolution makes of them."""
 
     @abstractmethod
-    def neck(self, feature_map: Tensor) -> Tensor:
+    def trunk(self, maps: Tensor) -> Tensor:
+        """What `stem` made → feature map (n, channels, height, width)."""
+
+    @abstractmethod
+    def neck(self, feature_map: Tensor, half: Half = None) -> Tensor:
         """Feature map (n, channels, height, width) → vectors (n, dim)."""
+
+    @property
+    @abstractmethod
+    def halved(self) -> list[nn.Module]:
+        """The modules that are computed in half precision where it is asked for."""
+
+    def features(self, images: Tensor, half: Half = None) -> Tensor:
+        """Images (n, 3, size, size), normalised → feature map (n, channels, height, width).
+
+        With `half`, all but the stem is computed in that type. The stem stays: of the error that half precision makes
+        in an output near zero, its rounded pixels and weights were more than half (ResNet18, bfloat16).
+        """
+        return _in_half(self.trunk, self.stem(images), half)
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (n, 3, size, size), normalised → vectors (n, dim)."""
@@ -61,20 +88,28 @@ class ResNet18(Backbone):
     channels, dim = 512, 512
     default_size, smallest_size = 224, 32
     classifier = "fc."
-    imagenet = torchvision.models.ResNet18_Weights.IMAGENET1K_V1
+    imagenet = resnet.ResNet18_Weights.IMAGENET1K_V1
 
     def __init__(self) -> None:
         super().__init__()
-        self.body = torchvision.models.resnet18(weights=None)
+        self.body = resnet.resnet18(weights=None)
         self.body.fc = nn.Identity()
 
-    def features(self, images: Tensor) -> Tensor:
+    def stem(self, images: Tensor) -> Tensor:
         body = self.body
-        stem = body.maxpool(body.relu(body.bn1(body.conv1(images))))
-        feature_map: Tensor = body.layer4(body.layer3(body.layer2(body.layer1(stem))))
-        return feature_map
+        maps: Tensor = body.maxpool(body.relu(body.bn1(body.conv1(images))))
+        return maps
 
-    def neck(self, feature_map: Tensor) -> Tensor:
+    def trunk(self, maps: Tensor) -> Tensor:
+        for layer in self.halved:
+            maps = layer(maps)
+        return maps
+
+    @property
+    def halved(self) -> list[nn.Module]:
+        return [self.body.layer1, self.body.layer2, self.body.layer3, self.body.layer4]
+
+    def neck(self, feature_map: Tensor, half: Half = None) -> Tensor:
         return torch.flatten(self.body.avgpool(feature_map), 1)
 
 
@@ -84,20 +119,27 @@ class AlexNet(Backbone):
     channels, dim = 256, 4096
     default_size, smallest_size = 224, 63
     classifier = "classifier.6."
-    imagenet = torchvision.models.AlexNet_Weights.IMAGENET1K_V1
+    imagenet = alexnet.AlexNet_Weights.IMAGENET1K_V1
 
     def __init__(self) -> None:
         super().__init__()
-        self.body = torchvision.models.alexnet(weights=None)
+        self.body = alexnet.alexnet(weights=None)
         del self.body.classifier[6]
 
-    def features(self, images: Tensor) -> Tensor:
-        feature_map: Tensor = self.body.features(images)
+    def stem(self, images: Tensor) -> Tensor:
+        maps: Tensor = self.body.features[:3](images)
+        return maps
+
+    def trunk(self, maps: Tensor) -> Tensor:
+        feature_map: Tensor = self.body.features[3:](maps)
         return feature_map
 
-    def neck(self, feature_map: Tensor) -> Tensor:
-        vectors: Tensor = self.body.classifier(torch.flatten(self.body.avgpool(feature_map), 1))
-        return vectors
+    @property
+    def halved(self) -> list[nn.Module]:
+        return [*self.body.features[3:], self.body.classifier]
+
+    def neck(self, feature_map: Tensor, half: Half = None) -> Tensor:
+        return _in_half(self.body.classifier, torch.flatten(self.body.avgpool(feature_map), 1), half)
 
 
 class ResNetSmall(Backbone):
@@ -118,23 +160,31 @@ class ResNetSmall(Backbone):
             nn.Conv2d(3, 16, kernel_size=3, padding=1, bias=False),
             nn.BatchNorm2d(16),
             nn.ReLU(inplace=True),
-            BasicBlock(16, 16),
+            resnet.BasicBlock(16, 16),
         ]
         for width in (16, 32, 64):
             shortcut = nn.Sequential(
                 nn.Conv2d(width, 2 * width, kernel_size=1, stride=2, bias=False), nn.BatchNorm2d(2 * width)
             )
-            layers.append(BasicBlock(width, 2 * width, stride=2, downsample=shortcut))
+            layers.append(resnet.BasicBlock(width, 2 * width, stride=2, downsample=shortcut))
         self.body = nn.Sequential(*layers)
         for module in self.body.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
-    def features(self, images: Tensor) -> Tensor:
-        feature_map: Tensor = self.body(images)
+    def stem(self, images: Tensor) -> Tensor:
+        maps: Tensor = self.body[:3](images)
+        return maps
+
+    def trunk(self, maps: Tensor) -> Tensor:
+        feature_map: Tensor = self.body[3:](maps)
         return feature_map
 
-    def neck(self, feature_map: Tensor) -> Tensor:
+    @property
+    def halved(self) -> list[nn.Module]:
+        return list(self.body[3:])
+
+    def neck(self, feature_map: Tensor, half: Half = None) -> Tensor:
         return feature_map.mean(dim=(2, 3))
 
 

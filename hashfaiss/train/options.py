@@ -19,6 +19,7 @@ from hashfaiss.networks.attention import PreConvolution, StatAxis
 from hashfaiss.networks.backbones import BACKBONES
 from hashfaiss.networks.dual_stream import Streams
 from hashfaiss.networks.hashing import Attention
+from hashfaiss.precision import computes_in_bfloat16
 from hashfaiss.train.data import Augment
 from hashfaiss.train.methods import Method, Shallow, SteppingMethod, build_method, method_class, method_defaults
 from hashfaiss.train.recipes import COMMON, method_settings, with_changes
@@ -282,11 +283,5 @@ def _check(values: Mapping[str, Any]) -> None:
 
 
 def fastest_precision(device: torch.device) -> str:
-    """bfloat16 where the device computes in it: on a CPU without, it is emulated and 30 times slower than float32."""
-    if device.type == "cuda":
-        return "bfloat16"
-    if device.type == "cpu":
-        able: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # young in torch
-        if able.get("amx_bf16") or able.get("avx512_bf16"):
-            return "bfloat16"
-    return "float32"
+    """bfloat16 where the device computes in it."""
+    return "bfloat16" if device.type == "cuda" or (device.type == "cpu" and computes_in_bfloat16()) else "float32"

