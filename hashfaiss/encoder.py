@@ -158,6 +158,7 @@ class Encoder:
         """
         name = os.fspath(path)
         chosen = choose_device(device)
+        chosen_precision = choose_precision(precision, chosen)
         values = _read_model(name)
         try:
             network: Any = build_network(values["network"]["name"], values["network"]["arguments"])
@@ -172,7 +173,7 @@ class Encoder:
                 values["facts"],
                 str(chosen),
                 _learned(values),
-                precision,
+                chosen_precision,
             )
             if encoder.identity != values["identity"]:
                 raise ValueError("its weights are not those that were saved")

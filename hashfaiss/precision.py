@@ -137,10 +137,10 @@ class Precision:
             outputs = self.outputs(inputs[again]) if len(again) else numbers[:0]
             seconds = time.perf_counter() - started
             with self._lock:
+                if both and tally.images:
+                    tally.full_seconds = seconds / len(inputs)
                 tally.learn(numbers[again], outputs)
-                if tally.images:
-                    tally.full_seconds = tally.full_seconds or seconds / len(inputs)
-                    tally.again += len(close)
+                tally.again += len(close)
                 tally.half_seconds = half_seconds / len(inputs)
                 tally.images += len(inputs)
             numbers[again] = outputs

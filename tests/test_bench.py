@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import faiss
 import numpy as np
 import pytest
+import torch
 from test_cli import run
 
 from hashfaiss.bench import evaluation, search
 from hashfaiss.bench.codes import drawn, learned
+from hashfaiss.bench.encoding import _flips
 from hashfaiss.bench.peers import missing, peers
 from hashfaiss.codes import hamming, pack
+from hashfaiss.encoder import Encoder
 from hashfaiss.errors import ArgumentError
 from hashfaiss.evaluation import evaluate_retrieval
+from hashfaiss.images import find_images
+from hashfaiss.pipeline import Item
 from hashfaiss.store import CodeStore
 
 
@@ -118,3 +124,35 @@ def test_benches_from_the_command_line(quick, monkeypatch):
     assert found["ratio"] == pytest.approx(found["script"] / found["ours"])
     assert found["peak_megabytes"] > 0
     assert "times faster" in run("bench", "evaluate", "--queries", "20", "--items", "300", "--bits", "16")
+
+
+@pytest.mark.slow
+def test_encoding_is_measured_against_its_bounds(encoder, photos, tmp_path):
+    for number in range(3):
+        for file in list(photos.glob("*/?.*")):
+            (file.parent / f"{number}{file.name}").write_bytes(file.read_bytes())
+    encoder.save(tmp_path / "model.pt")
+    asked = ["--model", str(tmp_path / "model.pt"), "--images", str(photos), "--count", "48", "--device", "cpu"]
+    found = json.loads(run("bench", "encode", *asked, "--memory", "40", "--json"))
+    assert found["images"] == 48
+    assert found["bound_ratio"] == pytest.approx(found["pipeline"] / min(found["decode"], found["network"]))
+    assert found["shared_ratio"] == pytest.approx(found["pipeline"] * (1 / found["decode"] + 1 / found["network"]))
+    assert found["plain_ratio"] == pytest.approx(found["pipeline"] / found["plain"])
+    assert (found["compared"], found["flipped"]) == (48 * 20, 0)
+    assert found["cold"] > found["torch_import"] > 0
+    assert found["memory"]["40"] > 100
+    assert found["alone"] > 0
+    few = run("bench", "encode", "--model", str(tmp_path / "model.pt"), "--images", str(photos / "cat"), code=2)
+    assert "holds 16 images: give a folder of 40 or more" in few
+
+
+def test_flips_are_counted(encoder, photos):
+    network = copy.deepcopy(encoder.network)
+    with torch.no_grad():
+        network.hash_layer.bias[3] += 1e6  # always 1
+    changed = Encoder(network, "hash", encoder.network_arguments, encoder.preprocessing, "dhida", device="cpu")
+    items = [Item(file) for file in find_images(photos)]
+    compared, flipped, largest = _flips(changed, encoder, items)
+    zeros = sum(1 - (code[0] >> 3 & 1) for code in encoder.encode(photos).tolist())
+    assert (compared, flipped) == (240, zeros)
+    assert (largest > 0) == (zeros > 0)
