@@ -117,7 +117,7 @@ def hamming_of_words(queries: npt.NDArray[np.uint64], database: npt.NDArray[np.u
 def asymmetric_distances(output: npt.NDArray[np.floating[Any]], codes: Codes, bits: int) -> npt.NDArray[np.float64]:
     """Of one query's real outputs u (K,) from codes (n, bytes): the sum of |u_j| over bits that differ / mean |u_j|.
 
-    Rounded to four places, where what batch size and threads do to a float32 output cannot be seen.
+    Rounded to four places: what batch size and threads do to float32 outputs shows in one of a hundred, by one.
     """
     weights = np.abs(output.astype(np.float64))
     asked = pack(output[None])[0]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
+import faiss
 import numpy as np
 import numpy.typing as npt
 
 from hashfaiss.errors import CorruptIndexError, IndexFolderError
 from hashfaiss.files import large_digest, write_atomic
 from hashfaiss.indexes import CodeIndex, Tuning
-from hashfaiss.indexes.tuning import Notice
+from hashfaiss.indexes.tuning import FLAT_UP_TO, Notice
 from hashfaiss.store import CodeStore, StoreWriter
 
 Bytes = npt.NDArray[np.uint8]
@@ -41,6 +42,8 @@ def read_faiss(store: CodeStore) -> Bytes | None:
 def load_codes(store: CodeStore) -> CodeIndex:
     """The store's codes, searchable: FAISS's index from its file where that is sound, else built anew.
 
+    A reader measures nothing: until a build has chosen for `auto`, it searches flat.
+
     Raises:
         CorruptIndexError: a segment is damaged.
     """
@@ -48,8 +51,16 @@ def load_codes(store: CodeStore) -> CodeIndex:
     data = read_faiss(store)
     if data is not None:
         with contextlib.suppress(CorruptIndexError):
-            return CodeIndex.load(data, codes, ids, store.bits, store.manifest["index"]["kind"])
-    return CodeIndex(codes, ids, store.bits, store.manifest["kind"])
+            return CodeIndex.load(data, codes, ids, store.bits, usable(store.manifest["index"]["kind"]))
+    kind = store.manifest["kind"]
+    if kind == "auto":
+        kind = (store.manifest.get("index") or {}).get("kind", "flat")
+    return CodeIndex(codes, ids, store.bits, usable(kind))
+
+
+def usable(kind: str) -> str:
+    """A kind as it can be made on this machine: without a GPU, flat answers as `gpu` does."""
+    return "flat" if kind.partition(":")[0] == "gpu" and not faiss.get_num_gpus() else kind
 
 
 def commit_faiss(writer: StoreWriter, kind: str | None) -> None:
@@ -65,20 +76,21 @@ def commit_faiss(writer: StoreWriter, kind: str | None) -> None:
     if writer.waiting:
         writer.commit()
     writer.gather()
-    if store.path is None:
-        writer.commit(kind=kind)
-        return
     codes, ids = store.codes()
-    before = store.manifest.get("index") or {}
+    before = (store.manifest.get("index") or {}) if kind == store.manifest["kind"] else {}
     measured = before.get("measured", 0)
-    if kind == store.manifest["kind"] == "auto" and measured and len(ids) < MEASURE_AGAIN * measured:
-        made = CodeIndex(codes, ids, store.bits, before["kind"])
-        _write(store, writer, made, kind, before["why"], measured)
+    chosen = kind != "auto" or len(ids) <= FLAT_UP_TO or len(ids) < MEASURE_AGAIN * measured
+    if store.path is None and chosen:  # the index itself is made when it is asked for
+        writer.commit(kind=kind, index=before or None)
         return
-    made = CodeIndex(codes, ids, store.bits, kind)
+    if kind == "auto" and measured and len(ids) < MEASURE_AGAIN * measured:
+        made = CodeIndex(codes, ids, store.bits, usable(before["kind"]))
+        _write(store, writer, made, kind, before.get("why", ""), measured)
+        return
+    made = CodeIndex(codes, ids, store.bits, usable(kind))
     why = made.tuning.why if made.tuning else ""
-    if kind == store.manifest["kind"] == before.get("kind"):  # what was chosen by tuning stays so
-        why = before["why"]
+    if kind == before.get("kind"):  # what was chosen by tuning stays so
+        why = before.get("why", "")
     _write(store, writer, made, kind, why, len(ids) if made.tuning else 0)
 
 
@@ -87,17 +99,17 @@ def tune_faiss(writer: StoreWriter, recall: float, memory: int | None, notice: N
     store = writer.store
     made = CodeIndex.tuned(*store.codes(), store.bits, recall, memory, notice)
     assert made.tuning is not None
-    if store.path is None:
-        writer.commit(kind=made.tuning.kind, index={"why": made.tuning.why})
-    else:
-        _write(store, writer, made, made.tuning.kind, made.tuning.why, len(made))
+    _write(store, writer, made, made.tuning.kind, made.tuning.why, len(made))
     return made.tuning
 
 
 def _write(store: CodeStore, writer: StoreWriter, made: CodeIndex, kind: str, why: str, measured: int) -> None:
-    assert store.path is not None
-    data = made.dump()
     generation = store.manifest["generation"] + 1
+    about = {"kind": str(made.kind), "generation": generation, "why": why, "measured": measured}
+    if store.path is None:
+        writer.commit(index=about, kind=kind)
+        return
+    data = made.dump()
     name = f"faiss/{generation:06d}.index"
     try:
         (store.path / "faiss").mkdir(exist_ok=True)
@@ -107,12 +119,4 @@ def _write(store: CodeStore, writer: StoreWriter, made: CodeIndex, kind: str, wh
             f"cannot write the FAISS index to {str(store.path)!r}: {error.strerror}. The codes are committed; make "
             "room and run the same command again"
         ) from None
-    about = {
-        "kind": str(made.kind),
-        "file": name,
-        "sha256": large_digest(data),
-        "generation": generation,
-        "why": why,
-        "measured": measured,
-    }
-    writer.commit(index=about, kind=kind)
+    writer.commit(index={**about, "file": name, "sha256": large_digest(data)}, kind=kind)

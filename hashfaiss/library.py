@@ -139,7 +139,10 @@ class ImageIndex:
 
     @property
     def faiss(self) -> Any:
-        """FAISS's index itself. Its ids are positions in `index.codes.distinct`."""
+        """FAISS's index itself, to search; its ids are positions in `index.codes.distinct`.
+
+        It may lie in a file that is mapped, where changing it ends the process.
+        """
         return self.codes.faiss
 
     def __len__(self) -> int:
@@ -174,11 +177,10 @@ class ImageIndex:
 
     def _why(self) -> str:
         """Why FAISS's kind is what it is."""
-        if self.store.manifest["kind"] != "auto" and not self.store.manifest.get("index", {}).get("why"):
-            return "asked for"
-        if self.codes.tuning is not None:
-            return self.codes.tuning.why
-        return self.store.manifest.get("index", {}).get("why") or f"auto: at most {FLAT_UP_TO:,} distinct codes"
+        why: str = (self.store.manifest.get("index") or {}).get("why", "")
+        if why or self.store.manifest["kind"] != "auto":
+            return why or "asked for"
+        return f"auto: at most {FLAT_UP_TO:,} distinct codes"
 
     def refresh(self) -> None:
         """Take up the generation committed last."""
@@ -229,6 +231,8 @@ class ImageIndex:
 
     def _searcher(self, asked: dict[str, Any], how: How) -> Search:
         """What answers a batch of queries; wrong arguments are told before any image is read."""
+        if unknown := how.keys() - How.__annotations__:
+            raise ArgumentError(f"{min(unknown)!r} is no way to search: give {', '.join(How.__annotations__)}")
         order = how.get("rerank")
         if order not in (None, "asymmetric"):
             raise ArgumentError(f"rerank is {order!r}: give 'asymmetric', or leave it out")
@@ -249,7 +253,8 @@ class ImageIndex:
         wanted = tuple(
             None if one is None else frozenset([one] if isinstance(one, str) else one) for one in (labels, paths)
         )
-        if self._part is None or self._part[0] != wanted:
+        part = self._part
+        if part is None or part[0] != wanted:
             ids = self.store.where(*wanted)
             if not len(ids):
                 named = [
@@ -260,8 +265,8 @@ class ImageIndex:
                 raise ArgumentError(
                     f"no image of the index has {' and '.join(named)}: see `hashfaiss info`, or ask for others"
                 )
-            self._part = wanted, self.codes.only(ids)
-        return self._part[1]
+            self._part = part = wanted, self.codes.only(ids)
+        return part[1]
 
     def _answer(self, images: One | Many, search: Search) -> Hits | list[Hits]:
         answers: list[Hits] = []
@@ -387,5 +392,6 @@ def _check_manifest(store: CodeStore) -> None:
     if not named or not isinstance(store.manifest.get("kind"), str):
         raise IndexFolderError(f"{str(store.path)!r} holds codes, but not the encoder that made them: use CodeStore")
     texts = ("file", "sha256", "kind")
-    if index is not None and not (isinstance(index, dict) and all(isinstance(index.get(key), str) for key in texts)):
+    sound = isinstance(index, dict) and all(isinstance(index.get(key), str) for key in texts)
+    if index is not None and not (sound and isinstance(index.get("generation"), int)):
         raise CorruptIndexError(f"the manifest of {str(store.path)!r} is damaged in what it says of FAISS: restore it")

@@ -158,17 +158,13 @@ class CodeStore:
         begin at any folder of the path: `holiday/*` finds `/home/me/photos/holiday/2020/a.jpg`.
         """
         pattern = None if paths is None else _pattern(paths)
-        prefix = b"" if self.base is None else os.fsencode(self.base.rstrip(os.sep) + os.sep)
         found = [np.empty(0, np.int64)]
         for segment, live in zip(self._segments, self.live, strict=True):
             chosen = live if labels is None else live & segment.having(set(labels))
             if pattern is not None:
                 rows = np.flatnonzero(chosen)
-                stored = (segment.path(row) for row in rows.tolist())
-                matches = (
-                    path != b"" and bool(pattern.fullmatch(path if path[:1] == b"/" else prefix + path))
-                    for path in stored
-                )
+                paths_there = (full_path(segment.path(row), self.base) for row in rows.tolist())
+                matches = (path is not None and pattern.fullmatch(path) is not None for path in paths_there)
                 chosen = np.zeros_like(live)
                 chosen[rows[np.fromiter(matches, np.bool_, len(rows))]] = True
             found.append(segment.ids[chosen])
@@ -224,10 +220,10 @@ class CodeStore:
             yield entry["file"], trouble
 
 
-def _pattern(paths: Collection[str]) -> re.Pattern[bytes]:
-    """One expression for all patterns; file names need not be text, so it is of bytes."""
+def _pattern(paths: Collection[str]) -> re.Pattern[str]:
+    """One expression for all patterns."""
     parts = [("" if path.startswith("/") else "(?:.*/)?") + fnmatch.translate(path) for path in paths]
-    return re.compile(os.fsencode("|".join(parts) or "(?!)"), re.DOTALL)
+    return re.compile("|".join(parts) or "(?!)", re.DOTALL)
 
 
 class StoreWriter:

@@ -105,6 +105,26 @@ def test_images_from_memory_have_labels_but_no_paths(encoder, photos):
     assert index.store.where(None, ["*"]).tolist() == []
 
 
-def test_rows_of_removed_images_do_not_match(tmp_path):
-    store = CodeStore.create(tmp_path / "x", 8)
-    assert store.where(["cat"], ["*"]).tolist() == []
+def test_rows_of_removed_images_do_not_match(encoder, photos, tmp_path):
+    index = encoder.to_index(photos, tmp_path / "x.index")
+    index.remove(photos / "cat")
+    assert len(index.store.where(["cat"])) == 0
+    assert len(index.store.where(None, ["cat/*"])) == 0
+    assert len(index.store.where(["dog", "cat"], ["*"])) == 4
+    assert CodeStore.create(tmp_path / "y", 8).where(["cat"], ["*"]).tolist() == []
+
+
+def test_patterns_are_of_letters_not_bytes(encoder, photos):
+    (photos / "cat/0.jpg").rename(photos / "cat/café.jpg")
+    os.rename(photos / "cat/1.png", os.fsencode(photos / "cat") + b"/\xff.png")
+    index = encoder.to_index(photos)
+    for pattern in ("caf?.jpg", "caf[éè].jpg", "café*", "*é.jpg"):
+        assert len(index.query(photos / "dog/0.jpg", 20, paths=pattern)) == 1
+    assert len(index.query(photos / "dog/0.jpg", 20, paths="cat/?.png")) == 2
+
+
+def test_ways_to_search_that_are_none_are_told(encoder, photos):
+    index = encoder.to_index(photos)
+    for wrong in ({"label": "cat"}, {"exakt": True}):
+        with pytest.raises(ArgumentError, match="is no way to search: give exact, labels, paths, rerank"):
+            index.query("nowhere.jpg", **wrong)

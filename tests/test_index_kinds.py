@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hashfaiss.codes import hamming, pack, unpack
 from hashfaiss.errors import ArgumentError
 from hashfaiss.evaluation.bucket_report import bucket_report
-from hashfaiss.indexes import KINDS, CodeIndex, parse_kind, tune, tuning
+from hashfaiss.indexes import KINDS, CodeIndex, code_index, parse_kind, tune, tuning
 from hashfaiss.indexes.buckets import balanced_order, bucket_sizes
 from hashfaiss.indexes.kind import Found
 from hashfaiss.indexes.saved import join_arrays, split_arrays
@@ -100,6 +100,57 @@ def test_some_answers_are_certified_and_exact_widens_the_others(kind, spread, fl
     index.kind.balls = lambda asked, radii, limit: widened.append(len(asked)) or balls(asked, radii, limit)
     assert index.search(queries, 1, exact=True).exact.all()
     assert sum(widened) > 0
+
+
+def asked_of(monkeypatch, kind, name):
+    """The queries that one of a kind's methods is asked."""
+    seen = []
+    real = getattr(kind, name)
+    monkeypatch.setattr(kind, name, lambda queries, *rest: seen.append((len(queries), *rest)) or real(queries, *rest))
+    return seen
+
+
+def test_exact_takes_the_way_that_costs_least(monkeypatch):
+    """Probes that prove nothing, or that cost more than a scan, are not tried; one query pays more for its proof."""
+    codes, ids, queries = make(13, 64, 20_000, 8, "clustered", clusters=100)
+    for kind, exact, number, expected in (
+        ("ivf:lists=128,probes=2", True, 8, True),
+        ("ivf:lists=128,probes=2", True, 1, False),  # 20,000 codes are compared before a proof is found
+        ("ivf:lists=128,probes=2", False, 1, True),
+        ("ivf:lists=16,probes=16", True, 8, False),
+        ("hnsw", True, 8, False),
+        ("hnsw", False, 8, True),
+    ):
+        index = CodeIndex(codes, ids, 64, kind)
+        assert (index._first(exact, number) is index.kind) == expected, kind
+        answers = index.search(queries[:number], 5, exact)
+        assert answers.exact.all() or not exact
+
+
+def test_exact_looks_for_no_ball_that_cannot_be(monkeypatch):
+    random = np.random.default_rng(14)
+    wide = random.integers(0, 256, (6000, 8), dtype=np.uint8)
+    codes = np.concatenate([wide, make(14, 64, 3000, 0, "clustered")[0]])
+    index = CodeIndex(codes, np.arange(9000), 64, "ivf:lists=64,probes=1")
+    seen = asked_of(monkeypatch, index.kind, "balls")
+    assert index.search(codes[::40], 10, exact=True).exact.all()
+    assert all((radii >= 0).all() and limit < np.inf for _, radii, limit in seen)
+
+
+@pytest.mark.parametrize("kind", ["flat", "ivf:lists=20,probes=2", "hash:b=8,flips=1"])
+@pytest.mark.parametrize("call", ["search", "within"])
+def test_one_call_into_faiss_is_bounded(monkeypatch, kind, call):
+    codes, ids, queries = make(15, 64, 3000, 200, "random")
+    index = CodeIndex(codes, ids, 64, kind)
+    expected = index.search(queries, 5, True) if call == "search" else index.within(queries, 24, True)
+    monkeypatch.setattr(code_index, "WORK_PER_CALL", 10 * 3000)
+    seen = [asked_of(monkeypatch, index.flat, name) for name in ("nearest", "within")]
+    seen.append(asked_of(monkeypatch, index.kind, "balls"))  # each may cost nearly what a flat scan does
+    found = index.search(queries, 5, True) if call == "search" else index.within(queries, 24, True)
+    assert (found.ids == expected.ids).all()
+    counts = [count for calls in seen for count, *_ in calls]
+    assert sum(counts) >= 200
+    assert max(counts) <= 10
 
 
 @pytest.mark.parametrize("kind", ["flat", "hash:b=6", "ivf", "hnsw"])
@@ -230,18 +281,16 @@ def test_tuning_measures_what_it_chooses_from(spread):
     assert by_kind[chosen.kind].recall >= 0.9
     assert all(t.batch_rate <= by_kind[chosen.kind].batch_rate for t in chosen.trials if t.recall >= 0.9)
     assert (by_kind["flat"].recall, by_kind["flat"].certified) == (1.0, 1.0)
-    for trial in chosen.trials:  # measured again by hand
-        again = parse_kind(trial.kind, 32, len(codes))
-        again.build(codes)
-        rows = np.sort(np.random.default_rng(tuning.SEED).choice(len(codes), tuning.QUERIES, replace=False))
+    asked = np.random.default_rng(tuning.SEED).choice(len(codes), min(tuning.QUERIES, len(codes) // 5), replace=False)
+    others = np.delete(codes, asked, axis=0)
+    for trial in chosen.trials:  # measured again by hand, on queries none of which is in the index
+        again = parse_kind(trial.kind, 32, len(others))
+        again.build(others)
         hits = 0
-        for row in rows:
-            true = np.sort(np.delete(hamming(codes[row][None], codes)[0], row))[9]
-            near = again.nearest(codes[row][None], 11)
-            hits += min(10, (near.distances[near.positions != row] <= true).sum())
-        assert trial.recall == pytest.approx(
-            hits / (10 * tuning.QUERIES), abs=0.02
-        )  # k-means and graphs are built in threads
+        for row in asked:
+            true = np.sort(hamming(codes[row][None], others)[0])[9]
+            hits += (again.nearest(codes[row][None], 10).distances <= true).sum()
+        assert trial.recall == pytest.approx(hits / (10 * len(asked)), abs=0.02)  # graphs are built in threads
     assert kind.nearest(codes[:1], 1).positions.tolist() == [0]
 
 

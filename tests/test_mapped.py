@@ -115,3 +115,13 @@ def test_bytes_and_arrays_load_the_same():
         for given in (data, np.frombuffer(data, np.uint8)):
             loaded = CodeIndex.load(given, codes, np.arange(500), 48, kind)
             assert (loaded.search(codes[:40], 4).ids == made.search(codes[:40], 4).ids).all()
+
+
+def test_what_is_not_mapped_may_be_changed(encoder, photos, tmp_path):
+    """A view would end the process here."""
+    for kind in ("flat", "ivf:lists=4,probes=2"):
+        encoder.to_index(photos, tmp_path / f"{kind[:3]}.index", kind)
+        opened = ImageIndex.open(tmp_path / f"{kind[:3]}.index")
+        before = opened.faiss.ntotal
+        opened.faiss.add(np.zeros((1, opened.faiss.code_size), np.uint8))
+        assert opened.faiss.ntotal == before + 1

@@ -69,6 +69,20 @@ def test_many_codes_are_compared_by_the_quickest_kind(monkeypatch, radius):
     assert [done for done, _ in told] == sorted(done for done, _ in told)
 
 
+@pytest.mark.parametrize("pairs", [1, 999, 10_000])
+def test_no_more_pairs_are_found_at_once_than_memory_is_for(monkeypatch, pairs):
+    """All codes are near each other: the worst there is."""
+    codes = np.unique(make(7, 12, 500)[0], axis=0)
+    index = CodeIndex(codes, np.arange(len(codes)), 12, "flat")
+    monkeypatch.setattr(near, "PAIRS", pairs)
+    seen = []
+    real = CodeIndex.codes_within
+    monkeypatch.setattr(CodeIndex, "codes_within", lambda *a, **k: seen.append(real(*a, **k)) or seen[-1])
+    ((group, _),) = near_groups(index, 12)
+    assert len(group) == len(codes)
+    assert max(len(found.positions) for found in seen) <= max(pairs, len(codes))
+
+
 @pytest.mark.parametrize("radius", [-1, 21, True, "3", 1.5])
 def test_a_radius_out_of_range_is_told(radius):
     codes, ids = make(6, 20, 10)

@@ -47,6 +47,9 @@ def test_candidates_are_in_the_order_of_asymmetric_distance(seed, bits, n, kind,
     index = CodeIndex(codes, ids, bits, kind)
     queries = pack(outputs)
     near = hamming(queries, codes).astype(int)
+    for exact in (False, True):
+        for asked in ({"k": k}, {"radius": radius}):
+            assert len(rerank(index, queries, outputs, exact=exact, **asked)) == 3
     for asked, found in (
         ({"k": k}, rerank(index, queries, outputs, k=k, exact=True)),
         ({"radius": radius}, rerank(index, queries, outputs, radius=radius, exact=True)),

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from test_cli import run
 
+from hashfaiss import faiss_file
 from hashfaiss.encoder import Encoder
 from hashfaiss.errors import ArgumentError
 from hashfaiss.indexes import CodeIndex, code_index
@@ -40,6 +41,7 @@ def test_an_index_in_memory_is_tuned_too(encoder, photos):
 
 def test_auto_is_measured_once_and_again_when_there_are_twice_as_many(encoder, photos, tmp_path, monkeypatch):
     monkeypatch.setattr(code_index, "FLAT_UP_TO", 1)
+    monkeypatch.setattr(faiss_file, "FLAT_UP_TO", 1)
     measured = []
     tune = code_index.tune
     monkeypatch.setattr(code_index, "tune", lambda codes, *a: measured.append(len(codes)) or tune(codes, *a))
@@ -52,6 +54,57 @@ def test_auto_is_measured_once_and_again_when_there_are_twice_as_many(encoder, p
     index.add(photos / "dog")
     assert len(measured) == 2
     assert index.info()["why"]
+
+
+def test_a_reader_measures_nothing(encoder, photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(code_index, "FLAT_UP_TO", 1)
+    monkeypatch.setattr(faiss_file, "FLAT_UP_TO", 1)
+    index = encoder.to_index(photos, tmp_path / "x.index")
+    chosen = str(index.codes.kind)
+    monkeypatch.setattr(code_index, "tune", lambda *a: pytest.fail("it was measured"))
+    (file,) = (tmp_path / "x.index/faiss").iterdir()
+    file.unlink()
+    assert str(ImageIndex.open(tmp_path / "x.index").codes.kind).partition(":")[0] == chosen.partition(":")[0]
+    manifest = ImageIndex.open(tmp_path / "x.index").store.manifest
+    manifest["index"] = None  # a first build under way
+    opened = ImageIndex.open(tmp_path / "x.index")
+    opened.store.manifest = manifest
+    assert str(opened.codes.kind) == "flat"
+
+
+def test_an_index_in_memory_is_measured_once(encoder, photos, monkeypatch):
+    monkeypatch.setattr(code_index, "FLAT_UP_TO", 1)
+    monkeypatch.setattr(faiss_file, "FLAT_UP_TO", 1)
+    measured = []
+    tune = code_index.tune
+    monkeypatch.setattr(code_index, "tune", lambda codes, *a: measured.append(len(codes)) or tune(codes, *a))
+    index = encoder.to_index(photos)
+    for _ in range(2):
+        index.remove(photos / f"cat/{len(measured)}.{'png' if len(measured) % 2 else 'jpg'}")
+        index.add(photos)
+        index.query(photos / "cat/0.jpg")
+    assert len(measured) == 1
+
+
+def test_an_index_made_where_there_is_a_gpu_opens_where_there_is_none(encoder, photos, tmp_path):
+    index = encoder.to_index(photos, tmp_path / "x.index")
+    with index.store.writing() as writer:
+        entry = {**index.store.manifest["index"], "kind": "gpu", "generation": index.store.manifest["generation"] + 1}
+        writer.commit(index=entry, kind="gpu")
+    opened = ImageIndex.open(tmp_path / "x.index")
+    assert opened.query(photos / "cat/0.jpg", 1)[0].distance == 0
+    assert opened.remove(photos / "cat/1.png") == 1
+    assert len(opened.query(photos / "cat/0.jpg", 20)) == 11
+
+
+def test_an_entry_of_an_older_version_is_read(encoder, photos, tmp_path):
+    index = encoder.to_index(photos, tmp_path / "x.index", "flat")
+    with index.store.writing() as writer:
+        entry = {n: v for n, v in index.store.manifest["index"].items() if n not in ("why", "measured")}
+        writer.commit(index={**entry, "generation": index.store.manifest["generation"] + 1})
+    opened = ImageIndex.open(tmp_path / "x.index")
+    assert opened.info()["why"] == "asked for"
+    assert opened.remove(photos / "cat/1.png") == 1
 
 
 def test_tune_from_the_command_line(encoder, photos, tmp_path, monkeypatch):

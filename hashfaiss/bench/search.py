@@ -141,7 +141,7 @@ def _measured(case: Case, with_peers: bool, notice: Notice) -> SearchBench:
         single[kind] = _single(case, own)
     for peer in peers(len(ids)) if with_peers else []:
         notice(f"{case.name}: {peer.name}")
-        rows.extend(_peer_rows(peer, case, truth, compared))
+        rows.append(_peer_row(peer, case, truth, compared))
     rate = _rate(lambda: raw.search(few, K), len(few))
     return SearchBench(case.name, len(ids), len(flat.distinct), case.bits, rate, rows, single, build, load)
 
@@ -160,7 +160,7 @@ def _raw(case: Case, index: CodeIndex) -> Any:
     """FAISS's own index with the same parameters, over all codes, as FAISS is told to make it."""
     name, d = index.kind.name, 8 * case.codes.shape[1]
     parameters = index.kind.parameters
-    if name == "flat":
+    if name in ("flat", "gpu"):
         return faiss.IndexBinaryFlat(d)
     if name == "ivf":
         made: Any = faiss.IndexBinaryIVF(faiss.IndexBinaryFlat(d), d, parameters["lists"])
@@ -230,10 +230,7 @@ def _single(case: Case, pair: tuple[Any, CodeIndex]) -> tuple[float, float]:
     return statistics.median(blocks[0]), statistics.median(blocks[1])
 
 
-def _peer_rows(
-    peer: Peer, case: Case, truth: Any, compared: Callable[[Callable[[Codes], object], Codes], float]
-) -> list[Row]:
-    rows = []
+def _peer_row(peer: Peer, case: Case, truth: Any, compared: Callable[[Callable[[Codes], object], Codes], float]) -> Row:
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
         search = peer.build(case.codes, folder)
@@ -242,5 +239,4 @@ def _peer_rows(
         found = search(queries)
         near = sum(np.count_nonzero(got[:K] <= last) for got, last in zip(found, truth, strict=False))
         ratio = compared(search, queries)
-        rows.append(Row(peer.name, ratio, near / (K * min(len(queries), len(truth))), build_seconds=seconds))
-    return rows
+        return Row(peer.name, ratio, near / (K * min(len(queries), len(truth))), build_seconds=seconds)

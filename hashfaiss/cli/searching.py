@@ -1,4 +1,4 @@
-"""Commands over an index: build, query, evaluate, info, verify, remove."""
+"""Commands over an index: build, query, evaluate, info, tune, duplicates, verify, remove."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hashfaiss.evaluation.ranking import Counts, Flags, batches
 
-CELLS = 1 << 26  # query-item pairs at once: a few hundred MB on the device
+CELLS = 1 << 23  # query-item pairs at once: a few hundred MB on the device
 
 
 def count_levels(

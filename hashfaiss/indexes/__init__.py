@@ -10,6 +10,10 @@
 This room knows codes, ids and FAISS; it imports no torch.
 """
 
+import os
+
+import faiss
+
 from hashfaiss.indexes.answers import Answers
 from hashfaiss.indexes.code_index import CodeIndex
 from hashfaiss.indexes.distinct import Distinct
@@ -18,6 +22,9 @@ from hashfaiss.indexes.kinds import KINDS, parse_kind
 from hashfaiss.indexes.near import near_groups
 from hashfaiss.indexes.rerank import rerank
 from hashfaiss.indexes.tuning import Trial, Tuning, tune
+
+if hasattr(os, "register_at_fork"):  # OpenMP's threads do not survive a fork: a child that waits for them hangs
+    os.register_at_fork(after_in_child=lambda: faiss.omp_set_num_threads(1))
 
 __all__ = [
     "KINDS",

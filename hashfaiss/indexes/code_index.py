@@ -27,13 +27,18 @@ from hashfaiss.indexes.tuning import FLAT_UP_TO, RECALL, Notice, Tuning, tune
 # second where other programs keep the cores busy ...
 WORK_PER_CALL = 1 << 28
 WORK_PER_LEVEL = 20  # to move an answer one level up or down the heap of the k nearest
-# ... and returns at most this many answers, so that memory does not follow the number of queries.
+# ... and returns at most this many answers, or, where their number is not known before, may return at most so many:
+# memory does not follow the number of queries.
 ANSWERS_PER_CALL = 1 << 22
+MOST_PER_CALL = 1 << 26
 
 
 READER: Any = getattr(faiss, "ZeroCopyIOReader")  # noqa: B009, FAISS's stubs lack it
 TRY = 0.08  # of a flat scan is risked on probes that may spare it,
 CHEAPER = 0.8  # and probes that surely do are preferred below this share of it.
+# What one query pays for its proof, and for widening where there is none, in codes that a flat scan compares meanwhile:
+# a batch shares these.
+PROOF, WIDENING = 100_000, 400_000
 
 
 class CodeIndex:
@@ -91,8 +96,8 @@ class CodeIndex:
     ) -> CodeIndex:
         """Take the index from `data` (of `dump`), for the same codes, ids and kind it was made of.
 
-        `data` must be known to be what `dump` returned (by its digest): FAISS checks little of what it reads. Of an
-        array, a mapped one say, FAISS uses the codes where they lie: it must not change. Bytes are copied.
+        `data` must be known to be what `dump` returned (by its digest): FAISS checks little of what it reads. Of a
+        mapped file, FAISS uses the codes where they lie: it must not change. Other bytes are copied.
 
         Raises:
             CorruptIndexError: `data` is an index of something else.
@@ -107,7 +112,7 @@ class CodeIndex:
                 made.build(widened(distinct.codes, made.width))
                 return cls._of(bits, distinct, made)
             part = arrays["faiss"].astype(np.uint8, copy=False)
-            loaded = faiss.deserialize_index_binary(part) if isinstance(data, bytes) else _in_place(part)
+            loaded = _in_place(part) if isinstance(data, np.memmap) else faiss.deserialize_index_binary(part)
             if loaded.d != 8 * made.width or loaded.ntotal != len(distinct) or not made.accepts(loaded):
                 raise ValueError
             made.restore(loaded, arrays)
@@ -166,7 +171,7 @@ class CodeIndex:
         k = min(_whole("k", k, 1), max(1, len(self)))
         queries = widened(check_codes(queries, self.bits, "queries"), self.kind.width)
         found = min(k, len(self.distinct))
-        kind = self._first(exact)
+        kind = self._first(exact, len(queries))
         if found and k <= FEW and len(queries) == 1:
             return self._one(kind, queries, k, found, exact)
         return self._batched(
@@ -184,22 +189,26 @@ class CodeIndex:
         """
         radius = min(_whole("radius", radius, 0), self.bits)
         queries = widened(check_codes(queries, self.bits, "queries"), self.kind.width)
-        kind = self._first(exact)
-        work = self._work(kind, 0)
-        return self._batched(queries, len(self), work, lambda batch: self._within(batch, kind, radius, exact))
+        kind = self._first(exact, len(queries))
+        work, answers = self._work(kind, 0), len(self) * ANSWERS_PER_CALL // MOST_PER_CALL
+        return self._batched(queries, answers, work, lambda batch: self._within(batch, kind, radius, exact))
 
     def codes_within(self, queries: Codes, radius: int, exact: bool = False) -> Found:
         """As `within`, the distinct codes themselves: their positions in `distinct`."""
         queries = widened(check_codes(queries, self.bits, "queries"), self.kind.width)
         with _threads(1 if len(queries) == 1 else None):
-            return self._codes_within(queries, self._first(exact), min(radius, self.bits), exact)
+            return self._codes_within(queries, self._first(exact, len(queries)), min(radius, self.bits), exact)
 
-    def _first(self, exact: bool) -> Kind:
+    def _first(self, exact: bool, queries: int) -> Kind:
         """Who is asked first: to be exact, the kind only where its probes are cheap or rarely in vain."""
+        kind, n = self.kind, len(self.distinct)
         if not exact:
-            return self.kind
-        share = max(TRY, CHEAPER * self.kind.certified) if self.kind.abilities.certifies else 0.0
-        return self.kind if self.kind.work <= share * len(self.distinct) else self.flat
+            return kind
+        if not kind.abilities.certifies or kind.work > max(TRY, CHEAPER * kind.certified) * n:
+            return self.flat
+        if queries == 1 and kind.work + PROOF + (1 - kind.certified) * WIDENING > n:
+            return self.flat
+        return kind
 
     def _work(self, kind: Kind, found: int) -> int:
         """Work of one query that keeps the `found` nearest codes; 0 is for a radius, which needs no heap."""
@@ -210,8 +219,9 @@ class CodeIndex:
         return width * int(seen) + int(heap)
 
     def _batched(self, queries: Codes, answers: int, work: int, search: Callable[[Codes], Answers]) -> Answers:
-        with _threads(1 if len(queries) == 1 else None):
-            parts = [search(queries[rows]) for rows in _slices(len(queries), answers, work)]
+        slices = _slices(len(queries), answers, work)
+        with _threads(1 if len(queries) == 1 or len(slices) == len(queries) else None):
+            parts = [search(queries[rows]) for rows in slices]
         return parts[0] if len(parts) == 1 else Answers.join(parts)
 
     def _one(self, kind: Kind, query: Codes, k: int, found: int, exact: bool) -> Answers:
@@ -242,13 +252,13 @@ class CodeIndex:
         return self._answers(self._widened(queries, best, rows, radii, found), k)
 
     def _within(self, queries: Codes, kind: Kind, radius: int, exact: bool) -> Answers:
-        if not len(self):
-            return _nothing(len(queries))
         best = self._codes_within(queries, kind, radius, exact)
         offsets, ids, distances = self.distinct.expand(best.offsets, best.positions, best.distances, None)
         return Answers(offsets, ids, distances, best.complete >= radius)
 
     def _codes_within(self, queries: Codes, kind: Kind, radius: int, exact: bool) -> Found:
+        if not len(self):
+            return Found.nothing(len(queries), self.bits)
         best = kind.within(queries, radius)
         rows = np.flatnonzero(best.complete < radius)
         if exact and len(rows):
@@ -264,16 +274,19 @@ class CodeIndex:
 
     def _widened(self, queries: Codes, best: Found, rows: Int64, radii: Int32, found: int) -> Found:
         """Answer queries `rows` again, completely: all codes within `radii`, or the `found` nearest of all codes."""
-        done, answered = self.kind.balls(queries[rows], radii, CHEAPER * len(self.distinct))
-        best, dear = best.put(rows[done], answered), np.delete(rows, done)
-        if found and len(dear):  # the k-th answer so far may be far away only because nearer ones were not seen
-            reach = self.kind.reach(TRY * len(self.distinct))
+        n, flat_work = len(self.distinct), self._work(self.flat, found)
+        dear = rows
+        for part in _slices(len(rows), 1, flat_work):
+            done, answered = self.kind.balls(queries[rows[part]], radii[part], CHEAPER * n)
+            best, dear = best.put(rows[part][done], answered), np.setdiff1d(dear, rows[part][done])
+        reach = self.kind.reach(TRY * n) if found and len(dear) else -1
+        if reach >= 0:  # the k-th answer so far may be far away only because nearer ones were not seen
             untried = dear[best.complete[dear] < reach]
             done, tried = self.kind.balls(queries[untried], np.full(len(untried), reach, np.int32), np.inf)
             enough = np.flatnonzero(np.diff(tried.offsets) >= found)
             best = best.put(untried[done[enough]], tried.rows(enough))
             dear = np.setdiff1d(dear, untried[done[enough]])
-        for part in _slices(len(dear), found or len(self.distinct), self._work(self.flat, found)):
+        for part in _slices(len(dear), found or n * ANSWERS_PER_CALL // MOST_PER_CALL, flat_work):
             chosen = dear[part]
             asked = queries[chosen]
             flat = self.flat.nearest(asked, found) if found else self.flat.within(asked, int(radii[0]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import faiss
@@ -10,9 +11,10 @@ import numpy as np
 from hashfaiss.codes import Codes
 from hashfaiss.errors import ArgumentError
 from hashfaiss.indexes.flat import Flat
-from hashfaiss.indexes.kind import SPARE, Abilities, Arrays, Found
+from hashfaiss.indexes.kind import Abilities, Arrays, Found
 
 MOST = 2048  # answers that FAISS's GPU search gives at most
+TIES = 118  # nearest codes asked for beyond k: of a million codes, hardly a query's k-th ties beyond them
 BATCH = 16  # queries below which the way to the GPU costs more than the scan
 
 
@@ -43,13 +45,15 @@ class GpuFlat(Flat):
         self._to_gpu()
 
     def _to_gpu(self) -> None:
+        self._lock = threading.Lock()
         self._resources = faiss.StandardGpuResources()
         self._gpu = faiss.GpuIndexBinaryFlat(self._resources, self.faiss)
 
     def nearest(self, queries: Codes, k: int) -> Found:
-        asked = min(k + SPARE, self.faiss.ntotal)
+        asked = min(k + TIES, self.faiss.ntotal)
         if len(queries) < BATCH or asked > MOST:
             return super().nearest(queries, k)
-        distances, positions = self._gpu.search(queries, asked)
+        with self._lock:  # FAISS's resources of a GPU are not for several threads
+            distances, positions = self._gpu.search(queries, asked)
         complete = np.full(len(queries), self.bits, np.int32)
         return self.settled(queries, distances, positions, k, complete)  # its order of ties is not specified

@@ -41,9 +41,7 @@ class Hash(BucketKind):
         return {"b": b, "flips": self.check_flips(given.get("flips"), b)}
 
     def make(self) -> Any:
-        index = faiss.IndexBinaryHash(8 * self.width, self.parameters["b"])
-        index.nflip = self.parameters["flips"]
-        return index
+        return faiss.IndexBinaryHash(8 * self.width, self.parameters["b"])
 
     @property
     def held_bytes(self) -> float:

@@ -121,6 +121,7 @@ class IVF(Kind):
             limit = near[:, probes] - self._radii[lists[:, probes]] - 1
             hopeful = np.flatnonzero(limit >= 0)
             limit[hopeful] = self._complete(queries[hopeful], visited[hopeful])
+            limit = np.maximum(limit, -1)
         sure = limit >= 0
         if sure.all() or not sure.any():
             return self._visit(queries, visited, k, limit)

@@ -47,9 +47,7 @@ class MultiHash(BucketKind):
         return {"tables": tables, "b": b, "flips": self.check_flips(given.get("flips", 0), b)}
 
     def make(self) -> Any:
-        index = faiss.IndexBinaryMultiHash(8 * self.width, self.tables, self.parameters["b"])
-        index.nflip = self.parameters["flips"]
-        return index
+        return faiss.IndexBinaryMultiHash(8 * self.width, self.tables, self.parameters["b"])
 
     @property
     def held_bytes(self) -> float:

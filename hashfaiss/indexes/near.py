@@ -14,7 +14,7 @@ from hashfaiss.indexes.kind import Int32, Int64
 from hashfaiss.indexes.tuning import FLAT_UP_TO
 
 SAMPLE = 64  # codes with which the quickest kind is found
-PAIRS = 1 << 21  # pairs looked at together, about; memory does not follow their number
+PAIRS = 1 << 23  # pairs that may be found together, at most: about 1 GB where all codes are near, which is rare
 LEAST_B = 8  # bits of a table below which its buckets hold too much
 
 
@@ -33,22 +33,20 @@ def near_groups(
         groups of two images and more, in order of their smallest id: ids, ascending, and the distance of each code from
         the first.
     """
-    if isinstance(radius, bool) or not isinstance(radius, int) or not 0 <= radius <= index.bits:
+    if isinstance(radius, bool) or not isinstance(radius, (int, np.integer)) or not 0 <= radius <= index.bits:
         raise ArgumentError(f"radius is {radius!r}: give a whole number from 0 to {index.bits}")
     distinct = index.distinct
     n = len(distinct)
     parent = np.arange(n)
     if radius and n > 1:
         searcher = _quickest(index, radius)
-        start, step = 0, SAMPLE
-        while start < n:
+        step = max(1, PAIRS // n)
+        for start in range(0, n, step):
             found = searcher.codes_within(distinct.codes[start : start + step], radius, exact=True)
             rows = start + np.repeat(np.arange(len(found.complete)), np.diff(found.offsets))
             _unite(parent, rows, found.positions)
-            start += len(found.complete)
-            step = max(1, min(1 << 14, PAIRS * len(found.complete) // max(1, len(rows))))
             if progress:
-                progress(start, n)
+                progress(start + len(found.complete), n)
     code = distinct.of_code()
     root = _roots(parent, np.arange(n))[code]
     order = np.lexsort((distinct.ids, root))
@@ -71,7 +69,8 @@ def _quickest(index: CodeIndex, radius: int) -> CodeIndex:
     kinds = ["ivf"]
     if bits // tables >= LEAST_B:
         kinds.append(f"multihash:tables={tables},b={min(32, bits // tables)},flips=0")
-    sample = distinct.codes[:: len(distinct) // SAMPLE][:SAMPLE]
+    count = max(1, min(SAMPLE, PAIRS // len(distinct)))
+    sample = distinct.codes[:: len(distinct) // count][:count]
     positions = np.arange(len(distinct))
     best, least = index, _seconds(index, sample, radius)
     for kind in kinds:

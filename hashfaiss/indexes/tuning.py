@@ -1,8 +1,8 @@
 """Choosing a kind by measuring, on the codes at hand, what each gives and takes.
 
-Queries are codes of the index, each asking for its neighbours without itself: what a query of the same distribution
-would find. Recall is by distance: the share of the k answers that are no farther than the k-th of the exact ranking.
-Recall by id would call one of two equal codes wrong.
+Queries are codes that are held out: the indexes measured are made of the others, and the one chosen of all. Recall is
+by distance: the share of the k answers that are no farther than the k-th of the exact ranking. Recall by id would call
+one of two equal codes wrong.
 """
 
 from __future__ import annotations
@@ -14,12 +14,11 @@ from typing import Any
 
 import faiss
 import numpy as np
-import numpy.typing as npt
 
 from hashfaiss.codes import Codes, widened
 from hashfaiss.errors import ArgumentError
 from hashfaiss.indexes.flat import Flat
-from hashfaiss.indexes.kind import Found, Kind
+from hashfaiss.indexes.kind import Found, Kind, faiss_bytes
 from hashfaiss.indexes.kinds import parse_kind
 
 FLAT_UP_TO = 50_000  # distinct codes that a flat scan compares in less than other kinds take to start
@@ -27,6 +26,7 @@ GRAPH_UP_TO = 200_000  # distinct codes of which a graph is built in reasonable 
 RECALL = 0.99
 NEAREST = 10
 QUERIES = 1000
+HELD_OUT = 5  # one code in so many asks, at most
 SINGLE = 50  # queries asked one by one
 SECONDS = 0.1  # a batch is asked again until so much time is measured
 FINE = 8  # a knob is set to an eighth of its value
@@ -87,32 +87,35 @@ def tune(
     """
     if not 0 < recall <= 1:
         raise ArgumentError(f"recall is {recall}: give a share above 0, at most 1")
-    flat = Flat(bits, len(codes), {})
-    codes = widened(codes, flat.width)
-    flat.build(codes)
+    codes = widened(codes, faiss_bytes(bits))
     if memory is not None and 2 * codes.nbytes > memory:
         raise ArgumentError(
             f"a memory of {memory:,} bytes was asked for, and {len(codes):,} distinct codes with the smallest index "
             f"take {2 * codes.nbytes:,}: give more, or make shorter codes"
         )
-    questions = _Questions(flat, codes)
-    best: Kind = flat
+    n = len(codes)
+    asked = np.sort(np.random.default_rng(SEED).choice(n, min(QUERIES, n // HELD_OUT), replace=False))
+    others = np.delete(codes, asked, axis=0)
+    flat = Flat(bits, len(others), {})
+    flat.build(others)
+    questions = _Questions(flat, codes[asked])
     chosen = questions.trial(flat, 0.0)
     trials = [chosen]
     notice(_told(chosen))
-    for kind, seconds in _candidates(codes, bits):
-        fits = memory is None or codes.nbytes + kind.held_bytes <= memory
+    for kind, seconds in _candidates(others, bits) if len(asked) else ():
+        fits = memory is None or codes.nbytes + kind.held_bytes * n / len(others) <= memory
         for trial in questions.trials(kind, seconds, recall, trials[0].batch_rate):
             trials.append(trial)
             notice(_told(trial))
             if fits and trial.recall >= recall and trial.batch_rate > chosen.batch_rate:
-                best, chosen, setting = kind, trial, kind.parameters.get(kind.knob, 0)
-    if best is flat:
+                chosen = trial
+    if chosen is trials[0]:
         why = f"of {len(trials) - 1} others measured none is faster, reaches recall {recall:g} and fits"
     else:
-        best.turn(setting)
         faster = chosen.batch_rate / trials[0].batch_rate
         why = f"recall {chosen.recall:.3f} at {faster:.0f} times the speed of flat; {len(trials)} were measured"
+    best = parse_kind(chosen.kind, bits, n)
+    best.build(codes)
     return best, Tuning(chosen.kind, why, tuple(trials))
 
 
@@ -142,24 +145,16 @@ def _candidates(codes: Codes, bits: int) -> Iterator[tuple[Kind, float]]:
 
 
 class _Questions:
-    """Codes to ask with, and what flat answers."""
+    """Codes to ask with, none of them in the indexes asked, and the distance of the last that flat answers."""
 
     def __init__(self, flat: Flat, codes: Codes) -> None:
-        n = len(codes)
-        random = np.random.default_rng(SEED)
-        self.rows = np.sort(random.choice(n, min(n, QUERIES), replace=False))
-        self.codes = codes[self.rows]
-        self.k = min(NEAREST + 1, n)  # itself included
-        self.truth = self._others(flat.nearest(self.codes, self.k)) if n else None
-
-    def _others(self, found: Found) -> list[npt.NDArray[np.int32]]:
-        """Distances of each query's answers but itself."""
-        parts = zip(found.offsets[:-1], found.offsets[1:], self.rows, strict=True)
-        return [found.distances[a:b][found.positions[a:b] != row] for a, b, row in parts]
+        self.codes = codes
+        self.k = min(NEAREST, flat.faiss.ntotal)
+        self.last = flat.nearest(codes, self.k).last if len(codes) else np.empty(0, np.int32)
 
     def trial(self, kind: Kind, seconds: float) -> Trial:
         """Ask them of `kind`."""
-        if self.truth is None:
+        if not len(self.codes):
             return Trial(str(kind), 1.0, 1.0, 0.0, 0.0, 0.0, seconds)
         threads = faiss.omp_get_max_threads()
         faiss.omp_set_num_threads(1)
@@ -177,16 +172,11 @@ class _Questions:
                 alone.append(time.perf_counter() - started)
         finally:
             faiss.omp_set_num_threads(threads)
-        near = [
-            (min(np.count_nonzero(got <= true[-1]), len(true)), len(true))  # ties may come on top
-            for got, true in zip(self._others(found), self.truth, strict=True)
-            if len(true)
-        ]
-        hits, wanted = (sum(column) for column in zip(*near, strict=True)) if near else (1, 1)
-        full = np.diff(found.offsets) >= self.k
+        last = np.repeat(self.last, np.diff(found.offsets))
+        full = np.diff(found.offsets) == self.k
         return Trial(
             kind=str(kind),
-            recall=float(hits / wanted),
+            recall=float(np.count_nonzero(found.distances <= last) / (self.k * len(self.codes))),
             certified=float((full & (found.last <= found.complete)).mean()),
             batch_rate=len(self.codes) / min(batch),  # the one least disturbed
             single_rate=1 / float(np.median(alone)),
