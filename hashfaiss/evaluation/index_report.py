@@ -131,17 +131,7 @@ def evaluate_index(
         CorruptIndexError: a stored file is damaged.
     """
     codes, ids = index.store.codes()
-    if not len(codes):
-        raise ArgumentError("the index is empty: build it from a folder of images first")
-    if labels is not None and queries is None:
-        raise ArgumentError("labels were given without queries: they are those of the query images, give both")
-    if rerank not in (None, "asymmetric"):
-        raise ArgumentError(f"rerank is {rerank!r}: give 'asymmetric', or leave it out")
-    if rerank and queries is None:
-        raise ArgumentError("rerank needs the real outputs of queries, which an index does not keep: give queries")
-    for name, value, least in (("depth", depth, 1), ("cutoff", cutoff, 1), ("seed", seed, 0)):
-        if value is not None and value < least:
-            raise ArgumentError(f"{name} is {value}: give a whole number of {least} or more")
+    _check(len(codes), queries is not None, labels is not None, rerank, depth, cutoff, seed)
     cutoff = None if cutoff is None else min(cutoff, len(codes))
     depth = min(depth or (EVERY_RANK if len(codes) <= EVERY_RANK else DEPTH), len(codes))
     rows = [row for _, row in index.store.rows()]
@@ -150,29 +140,14 @@ def evaluate_index(
         asked = _held_out(index, queries, labels, {row.digest for row in rows})
     else:
         asked = _own_images(codes, image_labels, sample, seed)
-    agreement = Agreement()
-    step = max(1, CELLS // len(codes))
-    for start in range(0, len(asked.codes), step):
-        batch = asked.codes[start : start + step]
-        agreement += compare(index.codes.search(batch, depth), batch, codes, ids, depth)
-        if progress:
-            progress(min(start + step, len(asked.codes)), len(asked.codes))
-    retrieval = None
     alone = asked.rows is not None and len(codes) == 1
-    if any(image_labels) and any(asked.labels) and not alone:
-        retrieval = evaluate_retrieval(
-            asked.codes,
-            asked.labels,
-            codes,
-            image_labels,
-            index.bits,
-            cutoff,
-            norm,
-            leave_out=asked.rows,
-            device="cpu" if queries is None else str(index.encoder.device),
-        )
-    asymmetric = None
-    if rerank and retrieval is not None and asked.outputs is not None:
+    labelled = any(image_labels) and any(asked.labels) and not alone
+    retrieval = asymmetric = None
+    if labelled:
+        device = "cpu" if queries is None else str(index.encoder.device)
+        sides = asked.codes, asked.labels, codes, image_labels
+        retrieval = evaluate_retrieval(*sides, index.bits, cutoff, norm, leave_out=asked.rows, device=device)
+    if labelled and rerank and asked.outputs is not None:
         database = Database(codes, index.bits, image_labels)
         asymmetric = evaluate_asymmetric(asked.outputs, asked.labels, database, cutoff, norm)
     return IndexReport(
@@ -181,12 +156,54 @@ def evaluate_index(
         queries="leave one out" if asked.rows is not None else "held out",
         leaks=asked.leaks,
         skipped=list(asked.skipped),
-        agreement=agreement,
+        agreement=_agreement(index, asked.codes, codes, ids, depth, progress),
         retrieval=retrieval,
         health=code_health(codes, index.bits),
         buckets=bucket_report(codes, index.bits),
         asymmetric=asymmetric,
     )
+
+
+def _check(
+    images: int,
+    queries: bool,
+    labels: bool,
+    rerank: str | None,
+    depth: int | None,
+    cutoff: int | None,
+    seed: int,
+) -> None:
+    """ArgumentError for what cannot be asked of an index of so many images, with queries and labels or without."""
+    if not images:
+        raise ArgumentError("the index is empty: build it from a folder of images first")
+    if labels and not queries:
+        raise ArgumentError("labels were given without queries: they are those of the query images, give both")
+    if rerank not in (None, "asymmetric"):
+        raise ArgumentError(f"rerank is {rerank!r}: give 'asymmetric', or leave it out")
+    if rerank and not queries:
+        raise ArgumentError("rerank needs the real outputs of queries, which an index does not keep: give queries")
+    for name, value, least in (("depth", depth, 1), ("cutoff", cutoff, 1), ("seed", seed, 0)):
+        if value is not None and value < least:
+            raise ArgumentError(f"{name} is {value}: give a whole number of {least} or more")
+
+
+def _agreement(
+    index: ImageIndex,
+    queries: Codes,
+    codes: Codes,
+    ids: npt.NDArray[np.int64],
+    depth: int,
+    progress: Callable[[int, int], None] | None,
+) -> Agreement:
+    """FAISS's answers against the exact ranking, some queries at a time."""
+    agreement = Agreement()
+    step = max(1, CELLS // len(codes))
+    for start in range(0, len(queries), step):
+        batch = queries[start : start + step]
+        agreement += compare(index.codes.search(batch, depth), batch, codes, ids, depth)
+        if progress:
+            progress(min(start + step, len(queries)), len(queries))
+    return agreement
 
 
 def _own_images(codes: Codes, labels: list[Labels], sample: int, seed: int) -> _Queries:
