@@ -10,15 +10,17 @@ import numpy as np
 import numpy.typing as npt
 
 from hashfaiss.codes import Codes
-from hashfaiss.errors import ImageError
+from hashfaiss.errors import ArgumentError, ImageError
 from hashfaiss.hits import Hits
 from hashfaiss.indexes import Answers
 
 if TYPE_CHECKING:
     from hashfaiss.library import ImageIndex
     from hashfaiss.pipeline import Batch, Item
+    from hashfaiss.store import CodeStore
 
 QUERY_BATCH = 32
+LABELS_NAMED = 10  # in an error
 Outputs = npt.NDArray[np.float32]
 
 
@@ -36,6 +38,47 @@ class How(TypedDict, total=False):
     labels: str | Collection[str] | None
     paths: str | Collection[str] | None
     rerank: Literal["asymmetric"] | None
+
+
+class Wanted(NamedTuple):
+    """Labels and patterns of paths, of which an image must have one of each; None asks for nothing."""
+
+    labels: frozenset[str] | None
+    paths: frozenset[str] | None
+
+    @classmethod
+    def of(cls, how: How) -> Wanted:
+        """What `how` restricts a search to; ArgumentError where that is no text."""
+        return cls(_texts("labels", how.get("labels")), _texts("paths", how.get("paths")))
+
+    def ids(self, store: CodeStore) -> npt.NDArray[np.int64]:
+        """Ids of such images; ArgumentError for a label that no image has, and where there is no such image."""
+        if self.labels and (unknown := self.labels - (known := store.labels())):
+            more = ", ..." if len(known) > LABELS_NAMED else ""
+            there = f"it has {', '.join(sorted(known)[:LABELS_NAMED])}{more}" if known else "it has none"
+            raise ArgumentError(f"no image of the index has label {min(unknown)!r}: {there}")
+        ids = store.where(*self)
+        if not len(ids):
+            named = [
+                f"{what} {' or '.join(map(repr, sorted(texts)))}"
+                for what, texts in zip(("label", "path"), self, strict=True)
+                if texts is not None
+            ]
+            raise ArgumentError(
+                f"no image of the index has {' and '.join(named)}: a pattern is matched to the end of a path, '3/*' is "
+                "all below a folder 3, and '[[]' stands for '['"
+            )
+        return ids
+
+
+def _texts(what: str, given: Any) -> frozenset[str] | None:
+    """One text or several; ArgumentError for anything else, and for none."""
+    if given is None:
+        return None
+    several = [given] if isinstance(given, str) else given
+    if not isinstance(several, Collection) or not several or not all(isinstance(text, str) for text in several):
+        raise ArgumentError(f"{what} is {given!r}: give a text or a list of texts, or leave it out")
+    return frozenset(several)
 
 
 class Search(NamedTuple):

@@ -24,6 +24,11 @@ def say(text: str = "") -> None:
     print(printable(text))
 
 
+def counted(number: int, what: str) -> str:
+    """`1 image`, `1,000 images`."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
 def print_json(values: dict[str, Any]) -> None:
     """One object on one line; ASCII, so that file names of any bytes survive a pipe."""
     print(json.dumps(values))
@@ -91,7 +96,7 @@ def print_hits(hits: Hits, as_json: bool) -> None:
             print_json({"query": hits.query, "rank": None, "exact": hits.exact})
         return
     certified = "certified exact" if hits.exact else "not certified exact: there may be nearer ones"
-    say(f"{shown_path(hits.query)}: {len(hits):,} hits, {certified}")
+    say(f"{shown_path(hits.query)}: {counted(len(hits), 'hit')}, {certified}")
     if hits:
         scored = hits[0].score is not None
         rows = [

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack, overload
 
-from hashfaiss.answering import How, Outputs, Search, stream_hits
+from hashfaiss.answering import How, Outputs, Search, Wanted, stream_hits
 from hashfaiss.codes import Codes
 from hashfaiss.errors import (
     ArgumentError,
@@ -49,7 +49,7 @@ class ImageIndex:
         self._encoder = encoder
         self._device = device
         self._codes: CodeIndex | None = None
-        self._part: tuple[tuple[frozenset[str] | None, ...], CodeIndex] | None = None
+        self._part: tuple[Wanted, CodeIndex] | None = None
 
     @classmethod
     def create(cls, encoder: Encoder, path: str | os.PathLike[str] | None = None, kind: str = "auto") -> ImageIndex:
@@ -159,7 +159,7 @@ class ImageIndex:
             "images": len(self),
             "distinct_codes": len(self.codes.distinct),
             "bits": self.bits,
-            "labels": len({label for _, row in self.store.rows() for label in row.labels}),
+            "labels": len(self.store.labels()),
             "method": manifest["encoder"]["method"],
             "encoder": manifest["encoder"]["identity"],
             "kind": str(kind),
@@ -236,7 +236,7 @@ class ImageIndex:
         order = how.get("rerank")
         if order not in (None, "asymmetric"):
             raise ArgumentError(f"rerank is {order!r}: give 'asymmetric', or leave it out")
-        codes, exact = self._among(how.get("labels"), how.get("paths")), how.get("exact", False)
+        codes, exact = self._among(Wanted.of(how)), how.get("exact", False)
 
         def search(queries: Codes, outputs: Outputs | None) -> Answers:
             if outputs is not None:
@@ -246,26 +246,13 @@ class ImageIndex:
         search(self.encoder.no_codes(), None)
         return Search(search, order is not None)
 
-    def _among(self, labels: str | Collection[str] | None, paths: str | Collection[str] | None) -> CodeIndex:
+    def _among(self, wanted: Wanted) -> CodeIndex:
         """The codes of the images that are asked for; those of the last filter are kept."""
-        if labels is None and paths is None:
+        if wanted == (None, None):
             return self.codes
-        wanted = tuple(
-            None if one is None else frozenset([one] if isinstance(one, str) else one) for one in (labels, paths)
-        )
         part = self._part
         if part is None or part[0] != wanted:
-            ids = self.store.where(*wanted)
-            if not len(ids):
-                named = [
-                    f"{what} {' or '.join(map(repr, sorted(one)))}"
-                    for what, one in zip(("label", "path"), wanted, strict=True)
-                    if one is not None
-                ]
-                raise ArgumentError(
-                    f"no image of the index has {' and '.join(named)}: see `hashfaiss info`, or ask for others"
-                )
-            self._part = part = wanted, self.codes.only(ids)
+            self._part = part = wanted, self.codes.only(wanted.ids(self.store))
         return part[1]
 
     def _answer(self, images: One | Many, search: Search) -> Hits | list[Hits]:

@@ -195,6 +195,11 @@ class Segment:
         hits = np.concatenate([[0], wanted[self._label].cumsum()])
         return hits[self._label_end[1:]] > hits[self._label_end[:-1]]
 
+    def names(self, rows: npt.NDArray[np.bool_]) -> set[str]:
+        """The labels that these rows have."""
+        held = self._label[np.repeat(rows, np.diff(self._label_end))]
+        return {self._label_names[label] for label in np.unique(held)}
+
     def row(self, row: int) -> Row:
         """All that is known of one image."""
         size, mtime_ns, digest = self._files

@@ -151,11 +151,18 @@ class CodeStore:
             finally:
                 segment.forget()  # one segment's paths in memory at a time
 
+    def labels(self) -> set[str]:
+        """Every label that an image has."""
+        found = set[str]()
+        for segment, live in zip(self._segments, self.live, strict=True):
+            found |= segment.names(live)
+        return found
+
     def where(self, labels: Collection[str] | None = None, paths: Collection[str] | None = None) -> Int64:
         """Ids of the images that have one of `labels` and whose path matches one of `paths`; None asks for nothing.
 
         A pattern is matched like that of `find -path`: `*` goes across folders. One that does not begin with `/` may
-        begin at any folder of the path: `holiday/*` finds `/home/me/photos/holiday/2020/a.jpg`.
+        begin at any folder of the path: `holiday/*` finds `/home/me/photos/holiday/2020/a.jpg`; so does `./holiday/*`.
         """
         pattern = None if paths is None else _pattern(paths)
         found = [np.empty(0, np.int64)]
@@ -222,7 +229,9 @@ class CodeStore:
 
 def _pattern(paths: Collection[str]) -> re.Pattern[str]:
     """One expression for all patterns."""
-    parts = [("" if path.startswith("/") else "(?:.*/)?") + fnmatch.translate(path) for path in paths]
+    parts = [
+        ("" if path.startswith("/") else "(?:.*/)?") + fnmatch.translate(path.removeprefix("./")) for path in paths
+    ]
     return re.compile("|".join(parts) or "(?!)", re.DOTALL)
 
 

@@ -50,7 +50,7 @@ def test_search_is_measured_against_flat(quick):
     found = search.bench_search(drawn(3000, 0.05), False, told.append)
     assert [row.name.partition(":")[0] for row in found.rows] == [
         "flat over distinct codes",
-        "auto at recall 0.99",
+        "tuned to recall 0.99",
         "the same, exact",
     ]
     assert found.rows[0].recall == found.rows[2].recall == 1

@@ -132,11 +132,36 @@ def test_query_radius_is_inclusive(here: Path, photos: Path) -> None:
         assert within == [distance for distance in everything if distance <= radius]
 
 
-@pytest.mark.parametrize("end", ["\n", "\0"])
-def test_query_reads_paths_from_stdin(here: Path, photos: Path, end: str) -> None:
+@pytest.mark.parametrize("last", [True, False])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\0"])
+def test_query_reads_paths_from_stdin(here: Path, photos: Path, end: str, last: bool) -> None:
     images = sorted(str(path) for path in (photos / "dog").iterdir())
-    printed = run("query", "-", "--index", "photos.index", "-k", "1", "--json", stdin=end.join(images) + end)
+    given = end.join(images) + end * last
+    printed = run("query", "-", "--index", "photos.index", "-k", "1", "--json", stdin=given)
     assert [json.loads(line)["query"] for line in printed.splitlines()] == images
+
+
+def test_paths_ended_by_nul_may_hold_line_ends(here: Path, photos: Path) -> None:
+    strange = photos / "dog" / "two\nlines\r"
+    (photos / "dog/0.jpg").rename(strange)
+    asked = ["query", "-", "--index", "photos.index", "-k", "1", "--json"]
+    printed = run(*asked, stdin=f"{strange}\0{photos / 'dog/1.png'}\0")
+    assert [json.loads(line)["query"] for line in printed.splitlines()] == [str(strange), str(photos / "dog/1.png")]
+
+
+def test_what_cannot_be_drawn_is_told_before_the_work(here: Path, photos: Path) -> None:
+    asked = ["query", "gone.png", "--index", "photos.index"]
+    assert "'gone' is no folder" in run(*asked, "--montage", "gone/hits.png", code=1)
+    assert "'photos.index' is a folder" in run(*asked, "--montage", "photos.index", code=1)
+    assert "model.pt' is no folder" in run("evaluate", "--index", "photos.index", "--plots", "model.pt/plots", code=1)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="SIGPIPE is of POSIX")
+def test_a_reader_who_has_seen_enough(here: Path, photos: Path) -> None:
+    asked = f"{sys.executable} -m hashfaiss query {' '.join([str(photos / 'dog/0.jpg')] * 40)}"
+    command = f"{asked} --index photos.index --json | head -n 1; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert (done.stdout.splitlines()[1], done.stderr) == ("141", "")
 
 
 def test_query_goes_on_after_an_unreadable_image(here: Path, photos: Path) -> None:
@@ -172,7 +197,7 @@ def test_duplicates_are_listed_by_group(here: Path, photos: Path) -> None:
     assert [line["group"] for line in lines] == list(range(1, len(lines) + 1))
     table = run("duplicates", "--index", "photos.index", "--radius", "20")
     assert "group 1: 13 images" in table
-    assert "1 groups of 13 images within distance 20" in table
+    assert "1 group of 13 images within distance 20" in table
     told = run("duplicates", "--index", "photos.index", "--radius", "21", code=2)
     assert "radius is 21: give a whole number from 0 to 20" in told
 
@@ -234,6 +259,9 @@ WRONG = [
     (["build", "--model", "gone.pt", "--images", "empty"], 1, "cannot read the model"),
     (["build", "--model", "note.txt", "--images", "empty"], 1, "is not a hashfaiss model"),
     (["build", "--model", "model.pt", "--images", "photos", "--kind", "fast"], 2, "no index kind"),
+    (["build", "--model", "model.pt", "--images", "photos", "--kind", ""], 2, "no index kind ''"),
+    (["bench", "evaluate", "--queries", "0"], 2, "0 queries"),
+    (["bench", "search", "--size", "9"], 2, "size is 9: give 10 or more"),
     (["build", "--model", "model.pt", "--images", "empty", "--labels", "gone.csv"], 1, "cannot read the label file"),
     (["build", "--model", "model.pt", "--images", "empty", "--labels", "names.csv"], 1, "none of them is in"),
     (["build", "--model", "other.pt", "--images", "empty", "--index", "photos.index"], 1, "made by another model"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -71,6 +72,7 @@ def test_patterns_are_those_of_find(encoder, photos):
         return sorted(os.path.relpath(hit.path, photos) for hit in hits)
 
     assert names("holiday/*") == ["cat/holiday/2020/0.jpg"]
+    assert names("./holiday/*") == ["cat/holiday/2020/0.jpg"]
     assert names("2020/0.jpg") == ["cat/holiday/2020/0.jpg"]
     assert names(f"{photos}/dog/*") == [f"dog/{name}" for name in ("0.jpg", "1.png", "2.jpg", "3.png")]
     assert names("*/0.jpg") == ["bird/0.jpg", "cat/holiday/2020/0.jpg", "dog/0.jpg"]
@@ -81,12 +83,27 @@ def test_patterns_are_those_of_find(encoder, photos):
 
 def test_what_matches_nothing_is_told_before_an_image_is_read(encoder, photos):
     index = encoder.to_index(photos)
-    with pytest.raises(ArgumentError, match=r"has label 'cow' or 'ox' and path '\*.gif'"):
-        index.query("nowhere.jpg", labels=["ox", "cow"], paths="*.gif")
-    with pytest.raises(ArgumentError, match="no image of the index has label ''"):
-        index.query("nowhere.jpg", labels="")
-    with pytest.raises(ArgumentError, match="no image"):
-        index.query("nowhere.jpg", labels=[])
+    with pytest.raises(ArgumentError, match=r"has label 'cat' or 'dog' and path '\*.gif'"):
+        index.query("nowhere.jpg", labels=["dog", "cat"], paths="*.gif")
+    for labels in ("", "cow", ["cat", "cow"], {"cow": 1}):
+        with pytest.raises(ArgumentError, match=r"no image of the index has label '(cow)?': it has bird, cat, dog$"):
+            index.query("nowhere.jpg", labels=labels)
+    for wrong in (3, [], [3], Path("cat")):
+        for name in ("labels", "paths"):
+            with pytest.raises(ArgumentError, match=f"{name} is .*: give a text or a list of texts"):
+                index.query("nowhere.jpg", **{name: wrong})
+
+
+def test_labels_that_are_named_are_few(encoder, photos):
+    cats = sorted((photos / "cat").iterdir())
+    index = encoder.to_index(cats)
+    with pytest.raises(ArgumentError, match=r"it has none$"):
+        index.query("nowhere.jpg", labels="cat")
+    many = encoder.to_index(cats, labels=[[f"l{n}{m}" for m in range(4)] for n in range(4)])
+    with pytest.raises(ArgumentError, match=r"it has l00, l01, .*l21, \.\.\.$"):
+        many.query("nowhere.jpg", labels="cat")
+    many.remove(cats[:3])
+    assert many.store.labels() == {"l30", "l31", "l32", "l33"}
 
 
 def test_a_filter_follows_changes_of_the_index(encoder, photos):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from itertools import pairwise
 
@@ -364,3 +365,39 @@ def test_a_gpu_answers_as_the_cpu_does(k):
     for asked in (queries, queries[:1]):
         assert np.array_equal(flat.search(asked, k).ids, gpu.search(asked, k).ids)
         assert gpu.search(asked, k).exact.all()
+
+
+def test_kinds_name_themselves_and_are_read_back():
+    for text, bits, n in (
+        ("flat", 8, 0),
+        ("hash", 1, 5),
+        ("hash", 64, 10**6),
+        ("hash:flips=8", 64, 3),
+        ("hash:b=5", 7, 9),
+    ):
+        kind = parse_kind(text, bits, n)
+        again = parse_kind(str(kind), bits, 0)
+        assert (type(again), again.parameters, str(again)) == (type(kind), kind.parameters, str(kind))
+        assert kind.name in KINDS
+    assert parse_kind("hash", 64, 1 << 20).parameters == {"b": 20, "flips": 2}
+    assert parse_kind("hash:flips=8", 64, 0).parameters == {"b": 8, "flips": 8}
+    assert parse_kind("hash:b=4,flips=2", 8, 0).buckets == 1 + 4 + 6
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("flat:b=1", "'b=1' is no parameter of the flat kind: it has none"),
+        ("flat:", "'' is no parameter"),
+        ("auto:", "no index kind 'auto:'"),
+        ("hash:", "'' is no parameter of the hash kind: give b, flips"),
+        ("hash:c=1", "'c=1' is no parameter"),
+        ("hash:b", "'b' was given to the hash kind: give b a whole number"),
+        ("hash:b=-1", "'b=-1' was given"),
+        ("hash:b=1e3", "'b=1e3' was given"),
+        ("hash:b=8,b=9", "b was given twice"),
+    ],
+)
+def test_kinds_that_cannot_be_read(text, message):
+    with pytest.raises(ArgumentError, match=re.escape(message)):
+        parse_kind(text, 64, 1000)

@@ -72,7 +72,7 @@ def test_without_labels_there_is_no_retrieval(encoder: Encoder, photos: Path, tm
     report = evaluate_index(encoder.to_index(flat))
     assert report.retrieval is None
     assert report.health.images == 6
-    assert [path.name for path in report.plot(tmp_path / "plots")] == ["health.png"]
+    assert [path.name for path in report.plot(tmp_path / "plots")] == ["health.png", "buckets.png"]
 
 
 def test_nothing_to_ask(encoder: Encoder, photos: Path, tmp_path: Path) -> None:

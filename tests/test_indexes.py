@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from hashfaiss.codes import hamming, pack
 from hashfaiss.errors import ArgumentError, CorruptIndexError
-from hashfaiss.indexes import KINDS, Answers, CodeIndex, Distinct, code_index, parse_kind
+from hashfaiss.indexes import Answers, CodeIndex, Distinct, code_index, parse_kind
 from hashfaiss.indexes import buckets as bucket_kinds
 
 BITS = (1, 7, 12, 16, 64, 100)
@@ -224,28 +224,8 @@ def test_load_refuses_another_index():
 )  # fmt: skip
 def test_bad_kinds_are_told(kind):
     codes, ids, _ = make(0, 20, 10, 1, "random")
-    if kind == "flat:":
-        assert str(CodeIndex(codes, ids, 20, kind).kind) == "flat"
-        return
     with pytest.raises(ArgumentError):
         CodeIndex(codes, ids, 20, kind)
-
-
-def test_kinds_name_themselves_and_are_read_back():
-    for text, bits, n in (
-        ("flat", 8, 0),
-        ("hash", 1, 5),
-        ("hash", 64, 10**6),
-        ("hash:flips=8", 64, 3),
-        ("hash:b=5", 7, 9),
-    ):
-        kind = parse_kind(text, bits, n)
-        again = parse_kind(str(kind), bits, 0)
-        assert (type(again), again.parameters, str(again)) == (type(kind), kind.parameters, str(kind))
-        assert kind.name in KINDS
-    assert parse_kind("hash", 64, 1 << 20).parameters == {"b": 20, "flips": 2}
-    assert parse_kind("hash:flips=8", 64, 0).parameters == {"b": 8, "flips": 8}
-    assert parse_kind("hash:b=4,flips=2", 8, 0).buckets == 1 + 4 + 6
 
 
 def good():

@@ -87,9 +87,12 @@ def test_wrong_outputs_are_told():
     for wrong in (outputs[:, :8], outputs[:2], outputs * np.nan, outputs * np.inf):
         with pytest.raises(ArgumentError, match="outputs have shape"):
             rerank(index, queries, wrong, k=3)
-    for radius in (-1, 2.5, None):
+    for radius in (-1, 2.5):
         with pytest.raises(ArgumentError, match="radius is"):
             rerank(index, queries, outputs, radius=radius)
+    for neither in ({}, {"k": 3, "radius": 3}):
+        with pytest.raises(ArgumentError, match="give either k or radius"):
+            rerank(index, queries, outputs, **neither)
     empty = rerank(index, queries[:0], outputs[:0], k=3)
     assert (len(empty), len(empty.ids)) == (0, 0)
 

@@ -138,10 +138,14 @@ def test_what_cannot_be_asked_for(encoder, photos, tmp_path, monkeypatch, argume
     assert run("info", "--index", "photos.index") == before
 
 
-def test_nothing_to_tune(encoder, tmp_path):
+def test_nothing_to_tune(encoder, photos, tmp_path):
     index = ImageIndex.create(encoder, tmp_path / "x.index")
     with pytest.raises(ArgumentError, match="the index is empty: build it"):
         index.tune()
+    index.add(photos / "cat")
+    for wrong in ({"recall": "0.9"}, {"recall": None}, {"memory": "4GB"}, {"memory": 1.5}):
+        with pytest.raises(ArgumentError, match=r"give a (share|number of bytes)"):
+            index.tune(**wrong)
 
 
 def test_what_a_kind_holds_is_told_as_measured():

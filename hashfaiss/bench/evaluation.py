@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hashfaiss.codes import Codes, unpack
+from hashfaiss.errors import ArgumentError
 from hashfaiss.evaluation import evaluate_retrieval
 
 CLASSES = 10
@@ -55,6 +56,8 @@ class EvaluationBench:
 
 def bench_evaluation(queries: int = 1000, items: int = 54_000, bits: int = 64, seed: int = 0) -> EvaluationBench:
     """Evaluate codes of ten classes, a quarter of the bits flipped, as CIFAR-10's protocol has them."""
+    if min(queries, items, bits) < 1:
+        raise ArgumentError(f"{queries} queries, {items} codes of {bits} bits were asked for: give 1 or more of each")
     random = np.random.default_rng(seed)
     classes = random.integers(0, CLASSES, queries + items)
     values = random.integers(0, 2, (CLASSES, bits), dtype=np.uint8)[classes]

@@ -40,7 +40,7 @@ class _Group(TyperGroup):
             raise typer.Exit(130) from None
         except BrokenPipeError:  # the reader, such as `head`, has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise typer.Exit(1) from None
+            raise typer.Exit(141) from None  # as a shell names a process that SIGPIPE ended
 
 
 app = typer.Typer(

@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -54,7 +54,7 @@ def build(
     encoder = Encoder.load(model, device, precision)
     if not (index / MANIFEST).exists():
         check_images(images, labels)
-    opened = ImageIndex.create(encoder, index, kind or "auto")
+    opened = ImageIndex.create(encoder, index, "auto" if kind is None else kind)
     with bar("encode") as progress:
         report = opened.build(images, labels, kind, strict, progress)
     for path, reason in report.skipped[:5]:
@@ -68,7 +68,9 @@ def build(
 
 @app.command()
 def query(
-    images: Annotated[list[str], typer.Argument(help="Images to ask with; - reads paths from stdin.")],
+    images: Annotated[
+        list[str], typer.Argument(help="Images to ask with; - reads paths from stdin, one a line or from -print0.")
+    ],
     index: IndexOption = DEFAULT_INDEX,
     k: Annotated[int | None, typer.Option("-k", "--k", help="How many hits (default 10).")] = None,
     radius: Annotated[int | None, typer.Option("--radius", help="All hits at Hamming distance <= this.")] = None,
@@ -77,7 +79,8 @@ def query(
         list[str] | None, typer.Option("--label", help="Only images with this label; may be repeated.")
     ] = None,
     path: Annotated[
-        list[str] | None, typer.Option("--path", help="Only images whose path matches, such as 'holiday/*'.")
+        list[str] | None,
+        typer.Option("--path", help="Only images whose path matches, such as 'holiday/*'."),
     ] = None,
     rerank: Annotated[
         str | None, typer.Option("--rerank", help="asymmetric: order hits by the network's real outputs.")
@@ -90,13 +93,14 @@ def query(
     """Find the images nearest to an image: rank, Hamming distance, path and labels.
 
     Says whether the answer is certified exact. --path takes patterns like those of `find -path`, which may begin at
-    any folder of a path. With --rerank asymmetric, hits within the distance reached are put in the order of how sure
-    the network is of the bits in which they differ. Examples:
+    any folder of a path and must match to its end: 'cat/*' is all below any folder cat, '[[]1].jpg' the file [1].jpg.
+    With --rerank asymmetric, hits are ordered by how sure the network is of the bits in which they differ; as many
+    lie at the distance of the last of -k, which of them are shown changes with it. Examples:
 
     \b
         hashfaiss query cat.jpg -k 20 --montage hits.png
         hashfaiss query cat.jpg --exact --label cat --label lynx --path 'holiday/*'
-        find new/ -name '*.jpg' | hashfaiss query - --radius 4 --json
+        find new/ -name '*.jpg' -print0 | hashfaiss query - --radius 4 --json
     """
     from hashfaiss.answering import How
     from hashfaiss.console import note, print_hits, shown_path
@@ -106,6 +110,8 @@ def query(
 
     if k is not None and radius is not None:
         raise ArgumentError("both -k and --radius were given: give one of them")
+    if montage:
+        _check_target(montage.parent, montage)
     opened = ImageIndex.open(index, Encoder.load(model, device) if model else None, device)
     drawn: list[Hits] = []
     failed = False
@@ -121,11 +127,18 @@ def query(
         if montage and len(drawn) <= MOST_ROWS:
             drawn.append(answer)
     if montage and drawn:
-        labels = {label for _, row in opened.store.rows() for label in row.labels}
         more = f" (the first {MOST_ROWS} queries)" if len(drawn) > MOST_ROWS else ""
-        note(f"montage: {shown_path(str(draw_montage(montage, drawn, labels)))}{more}")
+        note(f"montage: {shown_path(str(draw_montage(montage, drawn, opened.store.labels())))}{more}")
     if failed:
         raise typer.Exit(1)
+
+
+def _check_target(folder: Path, file: Path | None = None) -> None:
+    """Tell before the work that what it draws could not be saved."""
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise HashfaissError(f"{str(folder)!r} is no folder that can be written: draw into another")
+    if file is not None and file.is_dir():
+        raise HashfaissError(f"{str(file)!r} is a folder: give the name of a PNG file")
 
 
 def _paths(images: list[str]) -> Iterator[str]:
@@ -134,14 +147,13 @@ def _paths(images: list[str]) -> Iterator[str]:
         if image != "-":
             yield image
             continue
-        first = sys.stdin.buffer.readline()
-        if b"\0" in first:
-            yield from (os.fsdecode(name) for name in (first + sys.stdin.buffer.read()).split(b"\0") if name)
-            continue
-        while first:
-            if name := first.rstrip(b"\r\n"):
-                yield os.fsdecode(name)
-            first = sys.stdin.buffer.readline()
+        stdin: Any = sys.stdin.buffer
+        part, rest = stdin.read1(), b""
+        end, mark = (b"\0", b"") if b"\0" in part else (b"\n", b"\r")
+        while part or rest:
+            *whole, rest = (rest + (part or end)).split(end)
+            yield from (os.fsdecode(name) for path in whole if (name := path.removesuffix(mark)))
+            part = stdin.read1()
 
 
 @app.command()
@@ -177,6 +189,8 @@ def evaluate(
 
     if norm not in ("found", "min", "all"):
         raise ArgumentError(f"norm is {norm!r}: give found, min or all")
+    if plots:
+        _check_target(next(path for path in (plots, *plots.absolute().parents) if path.exists()))
     opened = ImageIndex.open(index, device=device)
     with bar("evaluate") as progress:
         report = evaluate_index(
@@ -221,9 +235,9 @@ def tune(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure FAISS kinds on the codes at hand, choose the fastest that reaches the recall, and keep it.
+    """Measure FAISS kinds on the codes at hand, choose the fastest in batch that reaches the recall, and keep it.
 
-    Queries are codes of the index, each without itself. Rates are of one thread. Example:
+    Queries are codes of the index that are held out of it meanwhile. Rates are of one thread. Example:
 
         hashfaiss tune --recall 0.999 --memory 4GB
     """
@@ -274,7 +288,7 @@ def duplicates(
 
         hashfaiss duplicates --radius 2 --json
     """
-    from hashfaiss.console import bar, print_json, print_table, say, shown_path
+    from hashfaiss.console import bar, counted, print_json, print_table, say, shown_path
     from hashfaiss.library import ImageIndex
 
     groups = images = 0
@@ -283,15 +297,16 @@ def duplicates(
         for group in found:
             groups, images = groups + 1, images + len(group)
             if as_json:
-                print_json({"group": groups, "images": [{"path": hit.path, "distance": hit.distance} for hit in group]})
+                about = [{"path": hit.path, "distance": hit.distance, "labels": hit.labels} for hit in group]
+                print_json({"group": groups, "images": about})
                 continue
             rows = [(str(hit.distance), shown_path(hit.path), ";".join(hit.labels)) for hit in group[:MOST_SHOWN]]
             more = len(group) - MOST_SHOWN
-            print_table(("distance", "path", "labels"), rows, f"group {groups:,}: {len(group):,} images")
+            print_table(("distance", "path", "labels"), rows, f"group {groups:,}: {counted(len(group), 'image')}")
             if more > 0:
                 say(f"... and {more:,} more (all with --json)\n")
     if not as_json:
-        say(f"{groups:,} groups of {images:,} images within distance {radius}")
+        say(f"{counted(groups, 'group')} of {counted(images, 'image')} within distance {radius}")
 
 
 @app.command()

@@ -22,8 +22,8 @@ def parse_kind(text: str, bits: int, distinct: int) -> Kind:
     Raises:
         ArgumentError: an unknown kind or parameter, or a value outside its range.
     """
-    name, _, settings = text.partition(":")
-    if name == "auto" and not settings:
+    name, colon, settings = text.partition(":")
+    if name == "auto" and not colon:
         name = "flat"
     if name not in KINDS:
         raise ArgumentError(
@@ -31,10 +31,14 @@ def parse_kind(text: str, bits: int, distinct: int) -> Kind:
         )
     known = KINDS[name].abilities.parameters
     values: dict[str, int] = {}
-    for setting in filter(None, settings.split(",")):
+    for setting in settings.split(",") if colon else []:
         key, _, value = setting.partition("=")
-        if key not in known or not value.isdecimal() or len(value) > 9:
-            has = f"its parameters are {', '.join(known)}" if known else "it has none"
-            raise ArgumentError(f"{setting!r} is no parameter of the {name} kind: {has}, each with a whole number")
+        if key not in known:
+            give = f"give {', '.join(known)}, each with a whole number" if known else "it has none"
+            raise ArgumentError(f"{setting!r} is no parameter of the {name} kind: {give}")
+        if not value.isdecimal() or len(value) > 9:
+            raise ArgumentError(f"{setting!r} was given to the {name} kind: give {key} a whole number below 10**9")
+        if key in values:
+            raise ArgumentError(f"{key} was given twice to the {name} kind: give it once")
         values[key] = int(value)
     return KINDS[name](bits, distinct, values)

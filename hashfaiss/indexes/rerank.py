@@ -42,6 +42,8 @@ def rerank(
         raise ArgumentError(
             f"outputs have shape {outputs.shape}: give {index.bits} finite outputs for each of {len(queries)} queries"
         )
+    if (k is None) == (radius is None):
+        raise ArgumentError("give either k or radius")
     if k is not None:
         first = index.search(queries, k, exact)
         radii, sure = [int(distances.max(initial=0)) for _, distances in first], first.exact

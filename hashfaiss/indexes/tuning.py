@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from types import NoneType
 from typing import Any
 
 import faiss
@@ -85,8 +86,10 @@ def tune(
     Raises:
         ArgumentError: a recall outside 0 to 1, a memory that nothing fits.
     """
-    if not 0 < recall <= 1:
-        raise ArgumentError(f"recall is {recall}: give a share above 0, at most 1")
+    if not isinstance(recall, (int, float)) or not 0 < recall <= 1:
+        raise ArgumentError(f"recall is {recall!r}: give a share above 0, at most 1")
+    if not isinstance(memory, (int, NoneType)):
+        raise ArgumentError(f"memory is {memory!r}: give a number of bytes, or None")
     codes = widened(codes, faiss_bytes(bits))
     if memory is not None and 2 * codes.nbytes > memory:
         raise ArgumentError(
