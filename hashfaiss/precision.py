@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from hashfaiss.errors import ArgumentError, ModelError
+from hashfaiss.networks.halved import halve
 
 # An output is close to zero, and computed again in the next precision, if it is smaller than this share of the image's
 # own output size (root mean square over its K outputs). A float32 output is moved by a hundredth of it by batch size,
@@ -163,15 +164,10 @@ class Precision:
             return self._double
 
     def halved(self, half: torch.dtype) -> Any:
-        """The network with the weights of what is computed in half precision in that type already."""
+        """The network as `halve` makes it."""
         with self._lock:
             if self._halved is None:
-                made: Any = copy.deepcopy(self.network).eval()
-                parts = [part for backbone in made.backbones for part in backbone.halved]
-                for module in (module for part in parts for module in part.modules()):
-                    if isinstance(module, (nn.Conv2d, nn.Linear)):  # a norm's few numbers stay as they are
-                        module.to(half)
-                self._halved = made
+                self._halved = halve(self.network, half)
             return self._halved
 
 

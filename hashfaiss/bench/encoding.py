@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import statistics
 import subprocess
@@ -24,7 +23,7 @@ from hashfaiss.codes import pack_tensor
 from hashfaiss.encoder import Encoder
 from hashfaiss.errors import ArgumentError, HashfaissError
 from hashfaiss.images import find_images, read_image
-from hashfaiss.pipeline import Item, Work, batched, encode_stream, one_thread_each
+from hashfaiss.pipeline import Given, Item, Work, batched, encode_stream, one_thread_each
 
 ROUNDS = 3
 SINGLES = 40  # images encoded alone
@@ -52,8 +51,8 @@ class EncodingBench:
         compared, flipped: bits compared with float32's, and how many differ; largest_flipped: the greatest output of
             these in float32, as a share of the image's output size.
         alone: milliseconds of `Encoder.encode` for one file, warm; bare: of decoding it and one forward pass.
-        cold: seconds of a first `hashfaiss query` in a new process; torch_import, load: of importing torch, and loading
-            the model, in new processes.
+        cold: seconds of a first `hashfaiss query`, a process of its own; torch_import: of a process that imports torch
+            and nothing else; load: of loading the model with torch at hand.
         memory: images encoded in a new process → its peak resident size in MB.
     """
 
@@ -97,7 +96,7 @@ def bench_encoding(
     memory: Sequence[int] = (),
     notice: Notice = lambda _: None,
 ) -> EncodingBench:
-    """Measure encoding the first `count` images below a folder.
+    """Measure encoding `count` images of a folder, spread evenly over it.
 
     Args:
         memory: numbers of images whose encoding, each in a new process, is watched for its peak memory.
@@ -107,10 +106,12 @@ def bench_encoding(
         ArgumentError: a folder of too few images.
     """
     encoder = Encoder.load(model, device, precision)
-    files = [Item(file) for file in islice(find_images(images), max(count, FLIPS, *memory, 1))]
-    if len(files) < SINGLES:
-        raise ArgumentError(f"{str(images)!r} holds {len(files):,} images: give a folder of {SINGLES} or more")
-    some = files[:count]
+    files = [Item(file) for file in find_images(images)]
+    if len(files) < SINGLES or count < SINGLES:
+        raise ArgumentError(
+            f"{count:,} images of {str(images)!r} were asked for, which holds {len(files):,}: give {SINGLES} or more"
+        )
+    some = spread(files, count)
     workers = torch.get_num_threads() if encoder.device.type == "cpu" else os.cpu_count() or 1
     plain_encoder = Encoder.load(model, device, "float32")
     ready = _ready(encoder, some)
@@ -118,17 +119,17 @@ def bench_encoding(
     for number in range(ROUNDS):
         notice(f"round {number + 1} of {ROUNDS}")
         rates["decode"].append(_decode(encoder, some, workers))
-        rates["network"].append(_network(encoder, ready, workers))
+        rates["network"].append(_network(encoder, ready, len(some), workers))
         rates["pipeline"].append(_pipeline(encoder, some))
-        rates["float32"].append(_network(plain_encoder, ready, workers))
+        rates["float32"].append(_network(plain_encoder, ready, len(some), workers))
         if with_plain:
             rates["plain"].append(_plain(model, images, len(some)))
     decode, network, pipeline = (statistics.median(rates[name]) for name in ("decode", "network", "pipeline"))
     plain = statistics.median(rates["plain"]) if with_plain else None
     notice("flips")
-    compared, flipped, largest = _flips(encoder, plain_encoder, files[:FLIPS])
+    compared, flipped, largest = _flips(encoder, plain_encoder, spread(files, FLIPS))
     notice("one image, a cold query, memory")
-    alone, bare = _alone(encoder, [str(item.path) for item in files[:SINGLES]])
+    alone, bare = _alone(encoder, [str(item.path) for item in spread(files, SINGLES)])
     cold, torch_import, load = _cold(model, str(files[0].path))
     tally = encoder.precision.tally
     return EncodingBench(
@@ -159,6 +160,11 @@ def bench_encoding(
     )
 
 
+def spread(given: Sequence[Given], count: int) -> Sequence[Given]:
+    """At most `count` of what is given, at even distances."""
+    return given[:: max(1, len(given) // count)][:count]
+
+
 def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
 
@@ -171,7 +177,8 @@ def _rate(work: Callable[[], object], images: int) -> float:
 
 def _ready(encoder: Encoder, items: Sequence[Item]) -> list[Tensor]:
     """Resized batches of real images."""
-    paths = islice(cycle(str(item.path) for item in items[: READY * encoder.batch_size]), READY * encoder.batch_size)
+    count = READY * encoder.batch_size
+    paths = islice(cycle(str(item.path) for item in spread(items, count)), count)
     resized = [encoder.preprocessing.resize(read_image(path)) for path in paths]
     return [torch.stack(batch) for batch in batched(resized, encoder.batch_size)]
 
@@ -183,17 +190,18 @@ def _decode(encoder: Encoder, items: Sequence[Item], workers: int) -> float:
         return _rate(lambda: list(pool.map(work.prepare, batched(items, encoder.batch_size))), len(items))
 
 
-def _network(encoder: Encoder, ready: Sequence[Tensor], workers: int) -> float:
-    """The network alone, on ready batches: on a CPU one batch a core, as the pipeline does."""
-    count = sum(map(len, ready))
+def _network(encoder: Encoder, ready: Sequence[Tensor], images: int, workers: int) -> float:
+    """The network alone on batches that are ready, of so many images; on a CPU one batch a core, as in encoding."""
+    batches = list(islice(cycle(ready), -(-images // encoder.batch_size)))
+    count = sum(map(len, batches))
     if encoder.device.type != "cpu":
         moved = [batch.to(encoder.device) for batch in ready]
         encoder.encode_resized(moved[0])
-        return _rate(lambda: [encoder.encode_resized(batch) for batch in moved], count)
+        return _rate(lambda: [encoder.encode_resized(moved[n % READY]) for n in range(len(batches))], count)
     with ThreadPoolExecutor(workers) as pool:
         one_thread_each(pool, workers)
         list(pool.map(encoder.encode_resized, ready[: 2 * workers]))
-        return _rate(lambda: list(pool.map(encoder.encode_resized, ready)), count)
+        return _rate(lambda: list(pool.map(encoder.encode_resized, batches)), count)
 
 
 def _pipeline(encoder: Encoder, items: Sequence[Item]) -> float:
@@ -251,30 +259,30 @@ def _alone(encoder: Encoder, paths: Sequence[str]) -> tuple[float, float]:
 
 
 def _cold(model: Path, image: str) -> tuple[float, float, float]:
-    """Seconds of new processes: a query of an index of one image, importing torch, and loading the model on top."""
+    """Seconds of new processes: a query of an index of one image, one that imports torch, and loading the model."""
     with tempfile.TemporaryDirectory() as folder:
         index = os.path.join(folder, "one.index")
         Encoder.load(model).to_index([image], index)
-        query, torch_import, load = [], [], []
         code = (
-            "import time; a = time.perf_counter(); import torch; b = time.perf_counter()\n"
-            "from hashfaiss.encoder import Encoder; c = time.perf_counter()\n"
-            f"Encoder.load({str(model)!r}); print([b - a, time.perf_counter() - c])"
+            "import time, torch; start = time.perf_counter(); from hashfaiss.encoder import Encoder\n"
+            f"Encoder.load({str(model)!r}); print(time.perf_counter() - start)"
         )
+        seconds: tuple[list[float], list[float], list[float]] = ([], [], [])
         for _ in range(ROUNDS):
             started = time.perf_counter()
             _python("-m", "hashfaiss", "query", image, "--index", index, "--json")
-            query.append(time.perf_counter() - started)
-            imported, loaded = json.loads(_python("-c", code))
-            torch_import.append(imported)
-            load.append(loaded)
-    return statistics.median(query), statistics.median(torch_import), statistics.median(load)
+            between = time.perf_counter()
+            _python("-c", "import torch")
+            seconds[0].append(between - started)
+            seconds[1].append(time.perf_counter() - between)
+            seconds[2].append(float(_python("-c", code)))
+    return statistics.median(seconds[0]), statistics.median(seconds[1]), statistics.median(seconds[2])
 
 
 def _memory(model: Path, images: Path, count: int) -> float:
     code = (
         "import resource\nfrom itertools import islice\nfrom hashfaiss.encoder import Encoder\n"
-        "from hashfaiss.images import find_images\nfrom hashfaiss.pipeline import Item, encode_stream\n"
+        "from hashfaiss.images import find_images\nfrom hashfaiss.pipeline import Given, Item, encode_stream\n"
         f"items = (Item(file) for file in islice(find_images({str(images)!r}), {count}))\n"
         f"for batch in encode_stream(Encoder.load({str(model)!r}), items): pass\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"

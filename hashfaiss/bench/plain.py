@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Subset
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
+from hashfaiss.bench.encoding import spread
 from hashfaiss.encoder import Encoder
 from hashfaiss.images import CROP_SHARE
 
@@ -23,7 +24,7 @@ BATCH = 64
 
 
 def main(model: str, images: str, count: str, out: str) -> None:
-    """Encode the first `count` images."""
+    """Encode `count` images."""
     encoder = Encoder.load(model)
     network, device, look = encoder.network, encoder.device, encoder.preprocessing
     size = look.size
@@ -32,7 +33,7 @@ def main(model: str, images: str, count: str, out: str) -> None:
         scale = [transforms.Resize(round(size / CROP_SHARE)), transforms.CenterCrop(size)]
     steps = [*scale, transforms.ToTensor(), transforms.Normalize(look.mean, look.std)]
     data = ImageFolder(images, transforms.Compose(steps))
-    chosen = Subset(data, range(min(int(count), len(data))))
+    chosen = Subset(data, spread(range(len(data)), int(count)))
     loader = DataLoader(chosen, batch_size=BATCH, num_workers=os.cpu_count() or 1, pin_memory=device.type == "cuda")
     started = time.perf_counter()
     codes = []

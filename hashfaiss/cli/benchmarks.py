@@ -100,7 +100,7 @@ def bench_encode(
         ("images left to float32", f"{100 * found.again:.1f} %"),
         ("bits that differ from float32's", f"{found.flipped:,} of {found.compared:,}{largest}"),
         ("one image, warm / decode and forward", f"{found.alone:.2f} ms / {found.bare:.2f} ms"),
-        ("cold query / torch's import + loading", f"{found.cold:.2f} s / {found.torch_import + found.load:.2f} s"),
+        ("cold query / importing torch + loading", f"{found.cold:.2f} s / {found.torch_import + found.load:.2f} s"),
         *((f"peak memory, {count:,} images", f"{peak:,.0f} MB") for count, peak in found.memory.items()),
     ]
     print_table(("", "measured"), told)
