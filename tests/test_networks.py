@@ -15,11 +15,13 @@ import torch
 import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from hashfaiss.errors import ArgumentError, ModelError
 from hashfaiss.networks import build_network, torchvision_models
 from hashfaiss.networks.attention import ChannelAttention, DualAttention, PositionAttention, attention_weights
 from hashfaiss.networks.backbones import BACKBONES, build_backbone, load_weights
+from hashfaiss.networks.halved import SmallMapConv2d, halve
 from hashfaiss.networks.hashing import HashNetwork
 from hashfaiss.networks.torchvision_models import resnet
 
@@ -341,3 +343,28 @@ def test_half_precision_errs_little_and_only_where_it_is_asked_for(name: str, ar
         assert ((half - exact).abs() / scale).max() < 0.2
         doubled = copy.deepcopy(network).double()(images.double())
         assert ((doubled - exact).abs() / scale).max() < 1e-3
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_a_small_maps_convolution_is_the_convolution(size: int) -> None:
+    torch.manual_seed(0)
+    plain = nn.Conv2d(5, 7, kernel_size=3, padding=1, bias=False)
+    made = copy.deepcopy(plain)
+    made.__class__ = SmallMapConv2d
+    maps = torch.randn(4, 5, size, size).contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(made(maps), plain(maps))
+
+
+def test_a_halved_network_gives_nearly_the_same_and_leaves_the_other_alone() -> None:
+    torch.manual_seed(0)
+    network = HashNetwork("resnet18", 16, "ida").eval()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.running_mean, -0.1, 0.1)
+            nn.init.uniform_(module.running_var, 0.5, 2)
+    images = torch.randn(4, 3, 64, 64)
+    with torch.inference_mode():
+        before = network(images)
+        half = halve(network, torch.bfloat16)(images, torch.bfloat16)
+        assert torch.equal(network(images), before)
+    assert 0 < (half - before).abs().max() < 0.1 * before.abs().max()
