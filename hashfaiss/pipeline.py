@@ -226,7 +226,7 @@ def one_thread_each(pool: ThreadPoolExecutor, workers: int) -> None:
     def start() -> None:
         torch.get_num_threads()  # a thread takes the number for threads to come when it first asks
         torch.set_num_threads(1)
-        torch.set_flush_denormal(True)  # a softmax is full of them, and they take a hundred times as long as others
+        torch.set_flush_denormal(True)  # a softmax makes many, and processors are slow with them
         started.wait()
 
     for _ in range(workers):

@@ -156,13 +156,14 @@ class CodeStore:
         found = set[str]()
         for segment, live in zip(self._segments, self.live, strict=True):
             found |= segment.names(live)
+            segment.forget()
         return found
 
     def where(self, labels: Collection[str] | None = None, paths: Collection[str] | None = None) -> Int64:
         """Ids of the images that have one of `labels` and whose path matches one of `paths`; None asks for nothing.
 
         A pattern is matched like that of `find -path`: `*` goes across folders. One that does not begin with `/` may
-        begin at any folder of the path: `holiday/*` finds `/home/me/photos/holiday/2020/a.jpg`; so does `./holiday/*`.
+        begin at any folder of the path: `holiday/*` finds `/photos/holiday/2020/a.jpg`; so does `./holiday/*`.
         """
         pattern = None if paths is None else _pattern(paths)
         found = [np.empty(0, np.int64)]

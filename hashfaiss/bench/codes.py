@@ -14,7 +14,7 @@ from hashfaiss.store import CodeStore
 CENTRES = 100
 ROWS = 1 << 18  # codes drawn at once
 QUERIES = 1000
-LEAST = 10
+K = 10  # nearest codes that are asked for
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ def drawn(n: int, flip: float, bits: int = 64, seed: int = 0) -> Case:
     """Codes round 100 centres, each bit flipped with probability `flip`; one half is no structure at all."""
     if not 0 <= flip <= 0.5:
         raise ArgumentError(f"flip is {flip}: give a probability from 0 to 0.5")
-    if n < LEAST:
-        raise ArgumentError(f"size is {n}: give {LEAST} or more codes, of which the nearest {LEAST} are asked for")
+    if n < K:
+        raise ArgumentError(f"size is {n}: give {K} or more codes, of which the nearest {K} are asked for")
     random = np.random.default_rng(seed)
     centres = random.integers(0, 2, (CENTRES, bits), dtype=np.uint8)
     codes = np.empty((n + QUERIES, (bits + 7) // 8), np.uint8)

@@ -254,8 +254,8 @@ def _alone(encoder: Encoder, paths: Sequence[str]) -> tuple[float, float]:
         bare(path)
         seconds[0].append(1000 * (between - started))
         seconds[1].append(1000 * (time.perf_counter() - between))
-    half = len(paths) // 4  # the first warm up
-    return statistics.median(seconds[0][half:]), statistics.median(seconds[1][half:])
+    warm = len(paths) // 4  # from there on
+    return statistics.median(seconds[0][warm:]), statistics.median(seconds[1][warm:])
 
 
 def _cold(model: Path, image: str) -> tuple[float, float, float]:

@@ -18,8 +18,7 @@ from typing import Any
 import faiss
 import numpy as np
 
-from hashfaiss.bench.codes import LEAST as K
-from hashfaiss.bench.codes import Case
+from hashfaiss.bench.codes import Case, K
 from hashfaiss.bench.peers import Peer, peers
 from hashfaiss.codes import Codes
 from hashfaiss.files import large_digest

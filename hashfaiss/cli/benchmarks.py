@@ -132,11 +132,11 @@ def bench_search(
     from hashfaiss.bench.search import bench_search as bench
     from hashfaiss.console import note, print_json, print_table, say
 
-    if peers and missing():
-        note(f"not installed: {', '.join(missing())}; to compare, run with `uv run --with usearch --with lancedb`")
     sizes, flips = (size or [1_000_000], flip or [0.05, 0.15, 0.5]) if size or flip or not index else ([], [])
     cases = chain(map(learned, index or []), (drawn(n, p) for n in sizes for p in flips))
-    for case in cases:
+    for number, case in enumerate(cases):
+        if not number and peers and missing():  # not before: what was asked for may be wrong
+            note(f"not installed: {', '.join(missing())}; to compare, run with `uv run --with usearch --with lancedb`")
         found = bench(case, peers, note)
         if as_json:
             print_json(found.to_dict())
