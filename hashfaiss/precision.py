@@ -22,11 +22,11 @@ import torch
 from torch import Tensor, nn
 
 from hashfaiss.errors import ArgumentError, ModelError
-from hashfaiss.networks.halved import halve
+from hashfaiss.networks.inference import fold, halve
 
 # An output is close to zero, and computed again in the next precision, if it is smaller than this share of the image's
-# own output size (root mean square over its K outputs). A float32 output is moved by a hundredth of it by batch size,
-# threads and processor.
+# own output size (root mean square over its K outputs). A float32 output is moved by at most a tenth of it by batch
+# size, threads, processor and norms taken into convolutions.
 CLOSE = 1e-4
 SIGMAS = 5  # root mean squares of its errors that half precision must be away from zero,
 NEAR = 0.5  # learned from outputs smaller than this share, because larger ones err more.
@@ -100,11 +100,11 @@ class Precision:
 
     def __init__(self, network: nn.Module, device: torch.device, name: str) -> None:
         self.network, self.device = network, device
-        self.name = name if hasattr(network, "backbones") else "float32"  # a stranger's, which knows no half
+        self._ours = hasattr(network, "backbones")
+        self.name = name if self._ours else "float32"  # a stranger's knows no half, and its layers in what order?
         self.tally = Tally()
         self._lock = threading.Lock()
-        self._halved: nn.Module | None = None
-        self._double: nn.Module | None = None
+        self._made: dict[torch.dtype, Any] = {}
 
     def outputs(self, inputs: Tensor) -> Tensor:
         """Outputs u (n, K), float32, of normalised images (n, 3, size, size) on the device.
@@ -113,12 +113,12 @@ class Precision:
             ModelError: the network gave NaN or infinity.
         """
         with torch.inference_mode(), self._exactly():
-            outputs: Tensor = self.network(inputs).float()
+            outputs: Tensor = self.made(torch.float32)(inputs).float()
             if not torch.isfinite(outputs).all():
                 raise ModelError("the network's outputs are not finite: the model is broken, train it again")
             close = _close(outputs, CLOSE)
             if len(close):
-                outputs[close] = self.double()(inputs[close].double()).float()
+                outputs[close] = self.made(torch.float64)(inputs[close].double()).float()
         return outputs
 
     def signs(self, inputs: Tensor) -> Tensor:
@@ -128,7 +128,7 @@ class Precision:
             return self.outputs(inputs)
         with torch.inference_mode():
             started = time.perf_counter()
-            numbers: Tensor = self.halved(half)(inputs, half)
+            numbers: Tensor = self.made(half)(inputs, half)
             close = _close(numbers, tally.close)  # waits for the device
             half_seconds = time.perf_counter() - started
             # the first images, which also warm up, and then those whose time counts are computed in float32 too
@@ -156,19 +156,17 @@ class Precision:
         with _CUDNN, torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
             yield
 
-    def double(self) -> nn.Module:
-        """The network in float64."""
+    def made(self, dtype: torch.dtype) -> Any:
+        """The network as it is computed in this type: in float32 and half precision for inference, in float64 as is."""
         with self._lock:
-            if self._double is None:
-                self._double = copy.deepcopy(self.network).double().eval()
-            return self._double
-
-    def halved(self, half: torch.dtype) -> Any:
-        """The network as `halve` makes it."""
-        with self._lock:
-            if self._halved is None:
-                self._halved = halve(self.network, half)
-            return self._halved
+            if dtype not in self._made:
+                if dtype == torch.float64:
+                    self._made[dtype] = copy.deepcopy(self.network).double().eval()
+                elif dtype == torch.float32:
+                    self._made[dtype] = fold(self.network) if self._ours else self.network
+                else:
+                    self._made[dtype] = halve(self.network, dtype)
+            return self._made[dtype]
 
 
 def _size(outputs: Tensor) -> Tensor:

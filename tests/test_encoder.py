@@ -424,7 +424,8 @@ def test_rows_far_from_zero_are_not_computed_twice(encoder: Encoder, monkeypatch
     far = altered(encoder)
     with torch.no_grad():
         far.network.get_parameter("hash_layer.bias").copy_(torch.linspace(-900, 1000, 20))
-    monkeypatch.setattr(far.precision, "double", lambda: pytest.fail("it was asked"))
+    far.precision.made(torch.float32)
+    monkeypatch.setattr(precision.copy, "deepcopy", lambda _: pytest.fail("float64 was asked"))
     assert far.encode(noise(4)).tolist() == pack(np.linspace(-900, 1000, 20)[None]).tolist() * 4
 
 

@@ -21,8 +21,9 @@ from hashfaiss.errors import ArgumentError, ModelError
 from hashfaiss.networks import build_network, torchvision_models
 from hashfaiss.networks.attention import ChannelAttention, DualAttention, PositionAttention, attention_weights
 from hashfaiss.networks.backbones import BACKBONES, build_backbone, load_weights
-from hashfaiss.networks.halved import SmallMapConv2d, halve
+from hashfaiss.networks.dual_stream import DualStreamNetwork
 from hashfaiss.networks.hashing import HashNetwork
+from hashfaiss.networks.inference import SmallMapConv2d, fold, halve, round_together
 from hashfaiss.networks.torchvision_models import resnet
 
 SHARED_WEIGHTS = Path(__file__).parents[2] / "shared/data/resnet18-tiny-imagenet.pt"
@@ -355,16 +356,55 @@ def test_a_small_maps_convolution_is_the_convolution(size: int) -> None:
     torch.testing.assert_close(made(maps), plain(maps))
 
 
-def test_a_halved_network_gives_nearly_the_same_and_leaves_the_other_alone() -> None:
-    torch.manual_seed(0)
-    network = HashNetwork("resnet18", 16, "ida").eval()
+def with_norms(network: nn.Module) -> nn.Module:
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.running_mean, -0.1, 0.1)
             nn.init.uniform_(module.running_var, 0.5, 2)
+    return network.eval()
+
+
+def made_for_tests() -> list[nn.Module]:
+    torch.manual_seed(0)
+    ida = HashNetwork("resnet18", 16, "ida", pre_conv="conv3x3bnrelu")
+    return [with_norms(one) for one in (ida, HashNetwork("alexnet", 16), DualStreamNetwork("resnet-small", 16))]
+
+
+@pytest.mark.parametrize("network", made_for_tests(), ids=["resnet18", "alexnet", "two streams"])
+def test_a_halved_network_gives_nearly_the_same_and_leaves_the_other_alone(network: nn.Module) -> None:
     images = torch.randn(4, 3, 64, 64)
     with torch.inference_mode():
         before = network(images)
         half = halve(network, torch.bfloat16)(images, torch.bfloat16)
         assert torch.equal(network(images), before)
     assert 0 < (half - before).abs().max() < 0.1 * before.abs().max()
+
+
+@pytest.mark.parametrize("network", made_for_tests(), ids=["resnet18", "alexnet", "two streams"])
+def test_folded_norms_change_next_to_nothing(network: nn.Module) -> None:
+    images = torch.randn(4, 3, 64, 64)
+    folded = fold(network)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
+    shared = {id(parameter) for parameter in network.parameters()} & {id(one) for one in folded.parameters()}
+    assert id(network.get_parameter("hash_layer.weight")) in shared
+    with torch.inference_mode():
+        before = network(images)
+        torch.testing.assert_close(folded(images), before, rtol=0, atol=1e-5 * float(before.square().mean().sqrt()))
+        assert torch.equal(network(images), before)
+
+
+def test_errors_of_a_window_are_carried_on_against_a_loop() -> None:
+    weight = torch.randn(3, 4, 3, 3, generator=torch.Generator().manual_seed(0))
+    rounded = round_together(weight, torch.bfloat16)
+    nearest_each = weight.to(torch.bfloat16).double()
+    together, alone = ((one.double() - weight.double()).sum(dim=(2, 3)).abs().sum() for one in (rounded, nearest_each))
+    assert together < alone / 4
+    assert rounded.dtype == torch.bfloat16
+    for row in range(3):
+        for channel in range(4):
+            window, error = weight[row, channel].flatten(), 0.0
+            for place in sorted(range(9), key=lambda place: -abs(window[place])):
+                wanted = window[place].item() + error
+                nearest = rounded[row, channel].flatten()[place].item()
+                assert nearest == torch.tensor(wanted).to(torch.bfloat16).item()
+                error = wanted - nearest

@@ -30,7 +30,7 @@ def items_below(folder: Path) -> list[Item]:
 
 def one_by_one(encoder: Encoder, items: list[Item]) -> list[list[int]]:
     """Codes without the pipeline, in float64 and one at a time."""
-    network = encoder.precision.double()
+    network = encoder.precision.made(torch.float64)
     codes = []
     for item in items:
         assert item.path is not None
