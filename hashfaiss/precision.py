@@ -34,6 +34,8 @@ TYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _CUDNN = threading.Lock()
 LEAST = 8  # images from which on half precision is worth its copy of the weights
 SURE = 0.95  # of the time without it that half precision may take
+SEEN = 100  # images before which few are assumed to be close
+TIMED = 3  # batches computed both ways at first; the fastest counts, because the first ones warm up
 
 
 def choose_precision(precision: str, device: torch.device) -> str:
@@ -59,14 +61,16 @@ class Tally:
 
     Attributes:
         images, again: how many it decided, and how many of them were computed again.
-        half_seconds, full_seconds: an image takes in it, and in float32.
+        half_seconds, full_seconds: an image takes in it, and in float32, at best.
+        timed: how many batches were computed both ways to learn this.
         errors, squares: how many errors near zero were seen, and the sum of their squares, in shares of the size.
     """
 
     images: int = 0
     again: int = 0
-    half_seconds: float = 0.0
-    full_seconds: float = 0.0
+    half_seconds: float = math.inf
+    full_seconds: float = math.inf
+    timed: int = 0
     errors: int = 0
     squares: float = 0.0
 
@@ -78,8 +82,8 @@ class Tally:
     @property
     def pays(self) -> bool:
         """Whether it is faster; assumed until measured."""
-        share = self.again / max(1, self.images)
-        return self.half_seconds + share * self.full_seconds <= SURE * self.full_seconds or not self.full_seconds
+        share = self.again / max(SEEN, self.images)
+        return self.timed < TIMED or self.half_seconds + share * self.full_seconds <= SURE * self.full_seconds
 
     def learn(self, numbers: Tensor, outputs: Tensor) -> None:
         """From outputs (n, K) in half precision and in float32."""
@@ -126,24 +130,26 @@ class Precision:
         half, tally = TYPES[self.name], self.tally
         if half is None or len(inputs) < LEAST or not tally.pays:
             return self.outputs(inputs)
+        halved = self.made(half)
         with torch.inference_mode():
             started = time.perf_counter()
-            numbers: Tensor = self.made(half)(inputs, half)
+            numbers: Tensor = halved(inputs, half)
             close = _close(numbers, tally.close)  # waits for the device
             half_seconds = time.perf_counter() - started
-            # the first images, which also warm up, and then those whose time counts are computed in float32 too
-            both = not tally.full_seconds
+            both = tally.timed < TIMED
             again = torch.arange(len(inputs), device=inputs.device) if both else close
             started = time.perf_counter()
             outputs = self.outputs(inputs[again]) if len(again) else numbers[:0]
-            seconds = time.perf_counter() - started
+            full_seconds = time.perf_counter() - started
             with self._lock:
-                if both and tally.images:
-                    tally.full_seconds = seconds / len(inputs)
                 tally.learn(numbers[again], outputs)
-                tally.again += len(close)
-                tally.half_seconds = half_seconds / len(inputs)
-                tally.images += len(inputs)
+                tally.half_seconds = min(tally.half_seconds, half_seconds / len(inputs))
+                if both:
+                    tally.full_seconds = min(tally.full_seconds, full_seconds / len(inputs))
+                    tally.timed += 1
+                else:  # what is close is not known before
+                    tally.again += len(close)
+                    tally.images += len(inputs)
             numbers[again] = outputs
         return numbers
 

@@ -25,9 +25,13 @@ def images(count: int, seed: int = 0) -> Tensor:
     return coarse.repeat_interleave(8, 2).repeat_interleave(8, 3)
 
 
+def always_pays() -> Tally:
+    return Tally(timed=precision.TIMED, half_seconds=0, full_seconds=1e9)
+
+
 def fresh(encoder: Encoder, name: str = "bfloat16") -> Precision:
     made = Precision(copy.deepcopy(encoder.network), CPU, name)
-    made.tally.full_seconds = 1e9  # half precision always pays
+    made.tally = always_pays()
     return made
 
 
@@ -38,7 +42,8 @@ def test_signs_are_those_of_the_outputs(encoder: Encoder, name: str) -> None:
         inputs = images(32, number)
         signs, outputs = asked.signs(inputs), asked.outputs(inputs)
         assert (signs.numpy() >= 0).tolist() == (outputs.numpy() >= 0).tolist()
-    assert asked.tally.images > 0
+        asked.tally.full_seconds = 1e9  # it pays, however slow this processor is in it
+    assert asked.tally.images == 32 * (20 - precision.TIMED)
     assert asked.tally.errors > 100
 
 
@@ -76,22 +81,29 @@ def test_the_first_images_are_computed_both_ways(encoder: Encoder) -> None:
     assert torch.equal(first, asked.outputs(images(16)))
     assert asked.tally.errors > 20
     assert 0 < asked.tally.close < 0.5
-    assert asked.tally.full_seconds == 0  # the first also warm up
-    asked.signs(images(16, 1))
-    assert asked.tally.full_seconds > 0
+    for number in range(1, precision.TIMED):
+        assert asked.tally.timed == number
+        assert asked.tally.images == 0  # what is close was not known before
+        asked.signs(images(16, number))
+    asked.signs(images(16, precision.TIMED))
+    assert asked.tally.timed == precision.TIMED
+    assert asked.tally.images == (16 if asked.tally.pays else 0)
+    assert 0 < asked.tally.full_seconds < 10
 
 
 def test_what_does_not_pay_is_given_up(encoder: Encoder) -> None:
     asked = Precision(copy.deepcopy(encoder.network), CPU, "bfloat16")
     for tally, pays in (
         (Tally(), True),
-        (Tally(images=10, again=0, half_seconds=1, full_seconds=2), True),
-        (Tally(images=10, again=4, half_seconds=1, full_seconds=2), True),
-        (Tally(images=10, again=5, half_seconds=1, full_seconds=2), False),
-        (Tally(images=10, again=0, half_seconds=2, full_seconds=2), False),
+        (Tally(timed=2, half_seconds=2, full_seconds=1), True),  # not known yet
+        (Tally(100, 0, half_seconds=1, full_seconds=2, timed=3), True),
+        (Tally(100, 40, half_seconds=1, full_seconds=2, timed=3), True),
+        (Tally(100, 50, half_seconds=1, full_seconds=2, timed=3), False),
+        (Tally(10, 10, half_seconds=1, full_seconds=2, timed=3), True),  # ten may be an accident
+        (Tally(100, 0, half_seconds=2, full_seconds=2, timed=3), False),
     ):
         assert tally.pays == pays
-    asked.tally = Tally(images=10, again=9, half_seconds=1, full_seconds=1)
+    asked.tally = Tally(images=10, again=9, half_seconds=1, full_seconds=1, timed=3)
     assert torch.equal(asked.signs(images(16)), asked.outputs(images(16)))
     assert asked.tally.images == 10
 
@@ -139,7 +151,7 @@ class Wild(nn.Module):
 
 def test_what_half_precision_cannot_hold_is_computed_again() -> None:
     asked = Precision(Wild(), CPU, "float16")
-    asked.tally.full_seconds = 1e9
+    asked.tally = always_pays()
     inputs = images(30)
     assert torch.equal(asked.signs(inputs) >= 0, asked.outputs(inputs) >= 0)
     broken = Wild()
@@ -151,7 +163,7 @@ def test_what_half_precision_cannot_hold_is_computed_again() -> None:
 def test_threads_share_a_network(encoder: Encoder) -> None:
     asked = Precision(copy.deepcopy(encoder.network), CPU, "bfloat16")
     asked.signs(images(64, 99))  # learns how much it errs
-    asked.tally.images, asked.tally.full_seconds = 0, 1e9
+    asked.tally.timed, asked.tally.full_seconds = precision.TIMED, 1e9  # it pays
     parts = [images(16, number) for number in range(12)]
     expected = [(asked.outputs(part) >= 0).tolist() for part in parts]
     wrong: list[int] = []
