@@ -22,7 +22,7 @@ from hashfaiss.errors import ArgumentError, ImageError, ModelError
 from hashfaiss.files import DIGEST_BYTES, write_atomic
 from hashfaiss.images import Preprocessing
 from hashfaiss.networks import build_network
-from hashfaiss.precision import Precision, choose_precision
+from hashfaiss.precision import Precision, choose_precision, images_together
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -34,7 +34,9 @@ if TYPE_CHECKING:
 FORMAT = "hashfaiss-model"
 VERSION = 1
 IDENTITY_PRECISION = "float32"  # what codes are defined by, however they are computed
-BATCH_PIXELS = 1 << 19  # of the images that a CPU's core encodes together; more are slower, and late to stop
+CPU_BATCHES = (
+    3  # that a core computes at once: what half precision leaves to float32 is a batch then, and no few images
+)
 GPU_BATCH = 256
 
 
@@ -226,11 +228,11 @@ class Encoder:
         """Images that are best encoded together."""
         if self.device.type != "cpu":
             return GPU_BATCH
-        return max(4, min(64, BATCH_PIXELS // self.preprocessing.size**2))
+        return CPU_BATCHES * images_together(self.preprocessing.size)
 
     def _inputs(self, images: Tensor) -> Tensor:
         """Resized images, uint8, as the network takes them: a quarter of what floats would be goes to the device."""
-        moved = images.to(self.device, non_blocking=True)
+        moved = images.to(self.device, non_blocking=True).contiguous(memory_format=torch.channels_last)
         return self.preprocessing.normalise(moved).contiguous(memory_format=torch.channels_last)
 
     def outputs(self, images: Tensor) -> Tensor:

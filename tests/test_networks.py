@@ -23,7 +23,7 @@ from hashfaiss.networks.attention import ChannelAttention, DualAttention, Positi
 from hashfaiss.networks.backbones import BACKBONES, build_backbone, load_weights
 from hashfaiss.networks.dual_stream import DualStreamNetwork
 from hashfaiss.networks.hashing import HashNetwork
-from hashfaiss.networks.inference import SmallMapConv2d, fold, halve, round_together
+from hashfaiss.networks.inference import HalfConv2d, fold, halve, round_together
 from hashfaiss.networks.torchvision_models import resnet
 
 SHARED_WEIGHTS = Path(__file__).parents[2] / "shared/data/resnet18-tiny-imagenet.pt"
@@ -336,7 +336,7 @@ def test_half_precision_errs_little_and_only_where_it_is_asked_for(name: str, ar
         network.fill({"projection": torch.randn(512, 24, dtype=torch.float64)})
     images = torch.randn(6, 3, 64, 64)
     with torch.inference_mode():
-        exact, half = network(images), network(images, torch.bfloat16)
+        exact, half = network(images), halve(network, torch.bfloat16)(images)
         assert half.dtype == torch.float32
         assert not torch.equal(exact, half)
         assert torch.equal(exact, network(images))
@@ -351,7 +351,7 @@ def test_a_small_maps_convolution_is_the_convolution(size: int) -> None:
     torch.manual_seed(0)
     plain = nn.Conv2d(5, 7, kernel_size=3, padding=1, bias=False)
     made = copy.deepcopy(plain)
-    made.__class__ = SmallMapConv2d
+    made.__class__ = HalfConv2d
     maps = torch.randn(4, 5, size, size).contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(made(maps), plain(maps))
 
@@ -375,7 +375,7 @@ def test_a_halved_network_gives_nearly_the_same_and_leaves_the_other_alone(netwo
     images = torch.randn(4, 3, 64, 64)
     with torch.inference_mode():
         before = network(images)
-        half = halve(network, torch.bfloat16)(images, torch.bfloat16)
+        half = halve(network, torch.bfloat16)(images)
         assert torch.equal(network(images), before)
     assert 0 < (half - before).abs().max() < 0.1 * before.abs().max()
 

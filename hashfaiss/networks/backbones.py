@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +19,6 @@ from hashfaiss.errors import ArgumentError, ModelError
 from hashfaiss.networks.torchvision_models import alexnet, resnet
 
 LISTED_KEYS = 3
-
-Half = torch.dtype | None  # a type of half precision, or none
-
-
-def _in_half(module: Callable[[Tensor], Tensor], values: Tensor, half: Half) -> Tensor:
-    """`module(values)`, with `half` in half precision inside and float32 at both ends."""
-    if half is None:
-        return module(values)
-    with torch.autocast(values.device.type, half):
-        return module(values).float()
 
 
 class Backbone(nn.Module, ABC):
@@ -53,29 +42,21 @@ class Backbone(nn.Module, ABC):
     imagenet: Any
 
     @abstractmethod
-    def stem(self, images: Tensor) -> Tensor:
-        """Images (n, 3, size, size), normalised → what the first convolution makes of them."""
+    def features(self, images: Tensor) -> Tensor:
+        """Images (n, 3, size, size), normalised → feature map (n, channels, height, width)."""
 
     @abstractmethod
-    def trunk(self, maps: Tensor) -> Tensor:
-        """What `stem` made → feature map (n, channels, height, width)."""
-
-    @abstractmethod
-    def neck(self, feature_map: Tensor, half: Half = None) -> Tensor:
+    def neck(self, feature_map: Tensor) -> Tensor:
         """Feature map (n, channels, height, width) → vectors (n, dim)."""
 
     @property
     @abstractmethod
     def halved(self) -> list[nn.Module]:
-        """The modules that are computed in half precision where it is asked for."""
+        """The modules whose products half precision computes: all but the first convolution.
 
-    def features(self, images: Tensor, half: Half = None) -> Tensor:
-        """Images (n, 3, size, size), normalised → feature map (n, channels, height, width).
-
-        With `half`, all but the stem is computed in that type. The stem stays: of the error that half precision makes
-        in an output near zero, its rounded pixels and weights were more than half (ResNet18, bfloat16).
+        Of the error that half precision makes in an output near zero, that one's rounded pixels and weights were more
+        than half (ResNet18, bfloat16).
         """
-        return _in_half(self.trunk, self.stem(images), half)
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (n, 3, size, size), normalised → vectors (n, dim)."""
@@ -95,13 +76,10 @@ class ResNet18(Backbone):
         self.body = resnet.resnet18(weights=None)
         self.body.fc = nn.Identity()
 
-    def stem(self, images: Tensor) -> Tensor:
+    def features(self, images: Tensor) -> Tensor:
         body = self.body
         # torchvision's order is ReLU, then pooling: the same numbers, with four times the work for the ReLU
         maps: Tensor = body.relu(body.maxpool(body.bn1(body.conv1(images))))
-        return maps
-
-    def trunk(self, maps: Tensor) -> Tensor:
         for layer in self.halved:
             maps = layer(maps)
         return maps
@@ -110,7 +88,7 @@ class ResNet18(Backbone):
     def halved(self) -> list[nn.Module]:
         return [self.body.layer1, self.body.layer2, self.body.layer3, self.body.layer4]
 
-    def neck(self, feature_map: Tensor, half: Half = None) -> Tensor:
+    def neck(self, feature_map: Tensor) -> Tensor:
         return torch.flatten(self.body.avgpool(feature_map), 1)
 
 
@@ -127,20 +105,17 @@ class AlexNet(Backbone):
         self.body = alexnet.alexnet(weights=None)
         del self.body.classifier[6]
 
-    def stem(self, images: Tensor) -> Tensor:
-        maps: Tensor = self.body.features[:3](images)
-        return maps
-
-    def trunk(self, maps: Tensor) -> Tensor:
-        feature_map: Tensor = self.body.features[3:](maps)
+    def features(self, images: Tensor) -> Tensor:
+        feature_map: Tensor = self.body.features(images)
         return feature_map
 
     @property
     def halved(self) -> list[nn.Module]:
-        return [*self.body.features[3:], self.body.classifier]
+        return [*self.body.features[1:], self.body.classifier]
 
-    def neck(self, feature_map: Tensor, half: Half = None) -> Tensor:
-        return _in_half(self.body.classifier, torch.flatten(self.body.avgpool(feature_map), 1), half)
+    def neck(self, feature_map: Tensor) -> Tensor:
+        vectors: Tensor = self.body.classifier(torch.flatten(self.body.avgpool(feature_map), 1))
+        return vectors
 
 
 class ResNetSmall(Backbone):
@@ -173,19 +148,15 @@ class ResNetSmall(Backbone):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
-    def stem(self, images: Tensor) -> Tensor:
-        maps: Tensor = self.body[:3](images)
-        return maps
-
-    def trunk(self, maps: Tensor) -> Tensor:
-        feature_map: Tensor = self.body[3:](maps)
+    def features(self, images: Tensor) -> Tensor:
+        feature_map: Tensor = self.body(images)
         return feature_map
 
     @property
     def halved(self) -> list[nn.Module]:
-        return list(self.body[3:])
+        return list(self.body[1:])
 
-    def neck(self, feature_map: Tensor, half: Half = None) -> Tensor:
+    def neck(self, feature_map: Tensor) -> Tensor:
         return feature_map.mean(dim=(2, 3))
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from hashfaiss.codes import check_bits
 from hashfaiss.errors import ArgumentError
 from hashfaiss.networks.attention import ChannelAttention, DualAttention, PositionAttention
-from hashfaiss.networks.backbones import Backbone, Half, build_backbone
+from hashfaiss.networks.backbones import Backbone, build_backbone
 
 Streams = Literal["both", "position", "channel", "none", "shared"]
 
@@ -33,9 +33,9 @@ class Stream(nn.Module):
         elif kind == "shared":
             self.attention = DualAttention(self.backbone.channels, stat_axis=None)
 
-    def forward(self, images: Tensor, half: Half = None) -> Tensor:
-        """Images (n, 3, size, size), normalised → vectors (n, dim); for `half` see `Backbone.features`."""
-        return self.backbone.neck(self.attention(self.backbone.features(images, half)), half)
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (n, 3, size, size), normalised → vectors (n, dim)."""
+        return self.backbone.neck(self.attention(self.backbone.features(images)))
 
 
 class DualStreamNetwork(nn.Module):
@@ -74,10 +74,10 @@ class DualStreamNetwork(nn.Module):
     def backbones(self) -> tuple[Backbone, ...]:
         return tuple(stream.backbone for stream in self.streams if isinstance(stream, Stream))
 
-    def forward(self, images: Tensor, half: Half = None) -> Tensor:
-        """Images (n, 3, size, size), normalised → outputs u (n, K); for `half` see `Backbone.features`."""
-        vectors = self.streams[0](images, half)
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (n, 3, size, size), normalised → outputs u (n, K)."""
+        vectors = self.streams[0](images)
         for stream in self.streams[1:]:
-            vectors = vectors + stream(images, half)
+            vectors = vectors + stream(images)
         outputs: Tensor = self.hash_layer(vectors)
         return outputs

@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 
 from hashfaiss.codes import check_bits
 from hashfaiss.errors import ArgumentError
-from hashfaiss.networks.backbones import Backbone, Half, build_backbone
+from hashfaiss.networks.backbones import Backbone, build_backbone
 
 Kind = Literal["linear", "kernel"]
 
@@ -88,9 +88,9 @@ class FeatureHash(nn.Module):
         x = kernel_features(x, self.anchors, self.sigma) if self.kind == "kernel" else x - self.mean
         return (x @ self.projection).to(features.dtype)
 
-    def forward(self, images: Tensor, half: Half = None) -> Tensor:
-        """Images (n, 3, size, size), normalised → outputs u (n, K); for `half` see `Backbone.features`."""
-        return self.hash_features(self.backbone.neck(self.backbone.features(images, half), half))
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (n, 3, size, size), normalised → outputs u (n, K)."""
+        return self.hash_features(self.backbone(images))
 
 
 def kernel_features(features: Tensor, anchors: Tensor, sigma: Tensor | float) -> Tensor:

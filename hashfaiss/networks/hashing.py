@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from hashfaiss.codes import check_bits
 from hashfaiss.errors import ArgumentError
 from hashfaiss.networks.attention import DualAttention, PreConvolution, StatAxis
-from hashfaiss.networks.backbones import Backbone, Half, build_backbone
+from hashfaiss.networks.backbones import Backbone, build_backbone
 
 Attention = Literal["none", "danet", "ida"]
 
@@ -60,8 +60,8 @@ class HashNetwork(nn.Module):
     def backbones(self) -> tuple[Backbone, ...]:
         return (self.backbone,)
 
-    def forward(self, images: Tensor, half: Half = None) -> Tensor:
-        """Images (n, 3, size, size), normalised → outputs u (n, K); for `half` see `Backbone.features`."""
-        feature_map = self.attention(self.backbone.features(images, half))
-        outputs: Tensor = self.hash_layer(self.backbone.neck(feature_map, half))
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (n, 3, size, size), normalised → outputs u (n, K)."""
+        feature_map = self.attention(self.backbone.features(images))
+        outputs: Tensor = self.hash_layer(self.backbone.neck(feature_map))
         return outputs

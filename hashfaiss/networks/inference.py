@@ -23,19 +23,20 @@ def fold(network: nn.Module) -> Any:
 
 
 def halve(network: nn.Module, half: torch.dtype) -> Any:
-    """A copy of a network of `backbones`, to be called with `half`; it shares the weights that stay as they are.
+    """A copy of a network of `backbones` that multiplies in `half`; it shares the weights that stay as they are.
 
-    Weights of what is computed in half precision have that type already; norms do not, their few numbers would move
-    every position the same way. The stem, which stays in float32, takes its norm into its convolution.
+    Convolutions and linear layers of `Backbone.halved` take their inputs and weights in that type, and give float32:
+    norms, sums and what attention does are in float32. So are the first convolution, which takes its norm in, and those
+    of 1x1, a sixtieth of a ResNet18's work: rounding their weights alone would be most of the error.
     """
     made = _copy(network)
     for backbone in made.backbones:
         _fold(backbone.body)
         for module in (module for part in backbone.halved for module in part.modules()):
-            if isinstance(module, nn.Conv2d):
-                _halve_convolution(module, half)
+            if isinstance(module, nn.Conv2d) and module.kernel_size != (1, 1):
+                _halve(module, HalfConv2d, round_together(module.weight, half))
             elif isinstance(module, nn.Linear):
-                _put(module, module.weight.to(half), half)
+                _halve(module, HalfLinear, module.weight.to(half))
     return made
 
 
@@ -51,19 +52,11 @@ def _fold(module: nn.Module) -> None:
             setattr(module, next_name, nn.Identity())
 
 
-def _halve_convolution(module: nn.Conv2d, half: torch.dtype) -> None:
-    if module.kernel_size == (1, 1):
-        module.__class__ = FullConv2d
-        return
-    _put(module, round_together(module.weight, half), half)
-    if (module.kernel_size, module.stride) == ((3, 3), (1, 1)):
-        module.__class__ = SmallMapConv2d
-
-
-def _put(module: nn.Conv2d | nn.Linear, weight: Tensor, half: torch.dtype) -> None:
+def _halve(module: nn.Module, kind: type[nn.Module], weight: Tensor) -> None:
+    module.__class__ = kind
     module.weight = nn.Parameter(weight.detach(), requires_grad=False)
-    if module.bias is not None:
-        module.bias = nn.Parameter(module.bias.detach().to(half), requires_grad=False)
+    if isinstance(module.bias, Tensor):
+        module.bias = nn.Parameter(module.bias.detach().to(weight.dtype), requires_grad=False)
 
 
 def round_together(weight: Tensor, half: torch.dtype) -> Tensor:
@@ -85,29 +78,34 @@ def round_together(weight: Tensor, half: torch.dtype) -> Tensor:
     return rounded.view(weight.shape).contiguous(memory_format=torch.channels_last)
 
 
-class FullConv2d(nn.Conv2d):
-    """A 1x1 convolution in float32: a sixtieth of a ResNet18's work, and most of what rounding its weights would do."""
+class HalfLinear(nn.Linear):
+    """A linear layer whose weights have a half type, between numbers in float32."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """Maps (n, C, H, W) → float32 (n, C', H', W')."""
-        with torch.autocast(input.device.type, enabled=False):
-            return super().forward(input.to(self.weight.dtype))
+        """(..., C) → float32 (..., C')."""
+        return super().forward(input.to(self.weight.dtype)).float()
 
 
-class SmallMapConv2d(nn.Conv2d):
-    """A 3x3 convolution that is one matrix product where maps are as small as 2x2.
+class HalfConv2d(nn.Conv2d):
+    """A convolution whose weights have a half type, between maps in float32.
 
-    oneDNN's convolutions of bfloat16 work along a row of a map: at 2x2, where ResNet18 ends for inputs of 64 pixels,
-    they take 7 times as long as the product (512 channels, one core with AMX; from 4x4 on they are faster).
+    Where maps are as small as 2x2, where ResNet18 ends for inputs of 64 pixels, it is one matrix product: oneDNN's
+    convolutions of bfloat16 work along a row of a map, and would take 7 times as long there (512 channels, one core
+    with AMX; from 4x4 on they are faster).
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        """Maps (n, C, H, W) → (n, C', H, W)."""
-        n, _, height, width = input.shape
-        plain = self.padding == (1, 1) and self.dilation == (1, 1) and self.groups == 1 and self.bias is None
-        if height * width > SMALL or not plain or input.device.type != "cpu":
-            return super().forward(input)
-        padded = pad(input.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1)).to(self.weight.dtype)
+        """Maps (n, C, H, W) → float32 (n, C', H', W')."""
+        maps = input.to(self.weight.dtype)
+        usual = (self.kernel_size, self.stride, self.padding, self.dilation) == ((3, 3), (1, 1), (1, 1), (1, 1))
+        small = usual and self.groups == 1 and self.bias is None and maps[0, 0].numel() <= SMALL
+        if small and maps.device.type == "cpu":
+            return self._as_product(maps).float()
+        return super().forward(maps).float()
+
+    def _as_product(self, maps: Tensor) -> Tensor:
+        n, _, height, width = maps.shape
+        padded = pad(maps.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1))
         patches = padded.unfold(1, 3, 1).unfold(2, 3, 1).permute(0, 1, 2, 4, 5, 3).reshape(n * height * width, -1)
-        maps = patches @ self.weight.permute(2, 3, 1, 0).flatten(0, 2)
-        return maps.view(n, height, width, -1).permute(0, 3, 1, 2)
+        products = patches @ self.weight.permute(2, 3, 1, 0).flatten(0, 2)
+        return products.view(n, height, width, -1).permute(0, 3, 1, 2)
