@@ -40,6 +40,11 @@ CPU_BATCHES = (
 GPU_BATCH = 256
 
 
+def choose_devices(device: str) -> list[torch.device]:
+    """Devices separated by commas; ArgumentError for one that is not there."""
+    return [choose_device(one.strip()) for one in device.split(",")]
+
+
 def choose_device(device: str) -> torch.device:
     """`auto` is the GPU where there is one; ArgumentError for a device that is not there."""
     if device == "auto":
@@ -89,6 +94,7 @@ class Encoder:
         labels: names of the classes it was trained on.
         facts: every training setting and result, as plain values.
         precision: how the network is computed; it changes no code. Codes are those of float32 (`IDENTITY_PRECISION`).
+        device, devices: the first, and all.
         learned: codes that a database takes for the training images, or None where they are the network's as well.
     """
 
@@ -105,7 +111,8 @@ class Encoder:
         learned: LearnedCodes | None = None,
         precision: str = "auto",
     ) -> None:
-        self.device = choose_device(device)
+        self.devices = choose_devices(device)
+        self.device = self.devices[0]
         self.network = network.to(self.device).to(memory_format=torch.channels_last).eval()
         self.network_name = network_name
         self.network_arguments = dict(network_arguments)
@@ -151,7 +158,8 @@ class Encoder:
         """Read a model file; loading never runs code from it.
 
         Args:
-            device: "auto", "cpu", "cuda", "cuda:1", ...
+            device: "auto", "cpu", "cuda", "cuda:1", ...; of several, as "cuda:0,cuda:1", many images are encoded in a
+                process for each, anything else on the first.
             precision: "auto", "float32", "bfloat16" or "float16": how fast, not which codes, see `hashfaiss.precision`.
 
         Raises:
@@ -159,8 +167,8 @@ class Encoder:
             ArgumentError: `device` is not there, or no such precision.
         """
         name = os.fspath(path)
-        chosen = choose_device(device)
-        chosen_precision = choose_precision(precision, chosen)
+        chosen = choose_devices(device)
+        chosen_precision = choose_precision(precision, chosen[0])
         values = _read_model(name)
         try:
             network: Any = build_network(values["network"]["name"], values["network"]["arguments"])
@@ -173,7 +181,7 @@ class Encoder:
                 str(values["method"]),
                 [str(label) for label in values["labels"]],
                 values["facts"],
-                str(chosen),
+                ",".join(map(str, chosen)),
                 _learned(values),
                 chosen_precision,
             )

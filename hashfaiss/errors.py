@@ -39,6 +39,9 @@ class ImageError(HashfaissError):
         self.path = path
         self.reason = reason
 
+    def __reduce__(self) -> tuple[type, tuple[str | None, str]]:
+        return type(self), (self.path, self.reason)
+
 
 class LabelError(HashfaissError):
     """A label file that cannot be read, or labels that do not fit the task."""

@@ -2,12 +2,13 @@
 
 On a CPU, each core takes some images all the way from file to code: nothing waits for anything, and one thread a
 network is faster than one network in several threads. On a GPU, threads read, decode and resize (torchcodec releases
-the GIL) while the network works on the images before.
+the GIL) while the network works on the images before. Of several devices, each has a process that does so.
 """
 
 from __future__ import annotations
 
 import os
+import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,6 +25,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from hashfaiss.codes import Codes, pack_tensor
+from hashfaiss.crew import Crew
 from hashfaiss.encoder import Encoder
 from hashfaiss.errors import ArgumentError, ImageError
 from hashfaiss.files import content_digest
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 
 ALONE = 4  # images so few that all threads take them one after the other
 DECODED = 16  # images a thread decodes for a GPU before it hands them on
+ASKED = 16  # batches one of several devices is asked for at once
 
 Given = TypeVar("Given")
 Made = TypeVar("Made")
@@ -141,7 +144,12 @@ def encode_stream(
 
 def _stream(work: Work, items: Iterable[Item], size: int, workers: int) -> Iterator[Batch]:
     try:
-        if work.encoder.device.type == "cpu":
+        devices = len(work.encoder.devices)
+        first = tuple(islice(items := iter(items), ASKED * size if devices > 1 else 0))
+        items = chain(first, items)
+        if devices > 1 and len(first) == ASKED * size:
+            yield from _on_devices(work, items, size, -(-workers // devices))
+        elif work.encoder.device.type == "cpu":
             yield from _on_cores(work, batched(items, size), workers)
         else:
             yield from _on_gpu(work, items, size, workers)
@@ -167,7 +175,7 @@ class Work:
         skipped = [(item, made) for item, made in prepared if isinstance(made, str)]
         good = [(item, *made) for item, made in prepared if not isinstance(made, str)]
         items, digests = [item for item, _, _ in good], [digest for _, _, digest in good]
-        if not good:
+        if not good or self.given_up:
             return Batch(items, digests, self.encoder.no_codes(), skipped)
         images = torch.stack([pixels for _, pixels, _ in good])
         if self.encoder.device.type == "cuda":
@@ -206,6 +214,27 @@ def _on_gpu(work: Work, items: Iterable[Item], size: int, workers: int) -> Itera
         decoded = _in_order(decoders, work.prepare, batched(items, DECODED), ahead)
         together = batched(chain.from_iterable(decoded), size)
         yield from _in_order(gpu, work.encode, together, 2)
+
+
+def _on_devices(work: Work, items: Iterable[Item], size: int, workers: int) -> Iterator[Batch]:
+    encoder = work.encoder
+    with tempfile.TemporaryDirectory() as folder:
+        model = os.path.join(folder, "encoder.pt")
+        encoder.save(model)
+        alike = (encoder.precision.name, size, workers, work.learned, work.outputs)
+        crew = Crew(_on_one_device, [(model, str(device), *alike) for device in encoder.devices])
+    with crew, _pool(len(encoder.devices), "ask") as pool:
+        for batches in _in_order(pool, crew.ask, batched(items, ASKED * size), 2 * len(encoder.devices)):
+            yield from batches
+
+
+def _on_one_device(
+    model: str, device: str, precision: str, size: int, workers: int, learned: bool, outputs: bool
+) -> Callable[[Sequence[Item]], list[Batch]]:
+    """What a process of several does: items → batches."""
+    encoder = Encoder.load(model, device, precision)
+    torch.set_num_threads(workers)
+    return lambda items: list(encode_stream(encoder, items, size, workers, learned, outputs))
 
 
 @contextmanager

@@ -60,6 +60,9 @@ LabelsOption = Annotated[
 ]
 IndexOption = Annotated[Path, typer.Option("--index", help="Index folder.")]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")]
+DevicesOption = Annotated[
+    str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ..., or several, a process for each: cuda:0,cuda:1")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 DEFAULT_INDEX = Path("hashfaiss.index")
 

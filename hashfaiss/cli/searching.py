@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hashfaiss.cli.app import DEFAULT_INDEX, DeviceOption, ImagesOption, IndexOption, JsonOption, LabelsOption, app
+from hashfaiss.cli.app import (
+    DEFAULT_INDEX,
+    DeviceOption,
+    DevicesOption,
+    ImagesOption,
+    IndexOption,
+    JsonOption,
+    LabelsOption,
+    app,
+)
 from hashfaiss.errors import ArgumentError, HashfaissError
 
 if TYPE_CHECKING:
@@ -31,7 +40,7 @@ def build(
         typer.Option("--kind", help="auto, flat, hash, multihash, ivf, hnsw, gpu, or such as hash:b=16,flips=2."),
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at an image that cannot be read.")] = False,
-    device: DeviceOption = "auto",
+    device: DevicesOption = "auto",
     precision: Annotated[
         str, typer.Option("--precision", help="auto, float32, bfloat16 or float16: how fast, not which codes.")
     ] = "auto",
