@@ -17,7 +17,7 @@ PACKAGE = ROOT / "hashfaiss"
 
 FLOORS = [
     {"errors"},
-    {"codes", "files"},
+    {"codes", "files", "crew"},
     {"images", "networks", "indexes", "segments", "manifest"},
     {"precision"},
     {"labels", "hits", "encoder", "store"},
