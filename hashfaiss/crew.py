@@ -5,7 +5,9 @@ from __future__ import annotations
 import multiprocessing
 import queue
 import signal
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -13,13 +15,14 @@ from typing import Any
 from hashfaiss.errors import HashfaissError
 
 Answer = Callable[[Any], Any]
+Member = tuple[BaseProcess, Connection]
 
 
 class Crew:
     """One spawned process for each of `given`; each first makes what answers, `make(*given)`.
 
     Spawned, because neither torch nor FAISS survives a fork. A script that makes one needs the usual
-    `if __name__ == "__main__"`.
+    `if __name__ == "__main__"`. Once a process has ended, the others are asked nothing more.
 
     Raises:
         HashfaissError: what `make` raised, or a process ended.
@@ -27,17 +30,24 @@ class Crew:
 
     def __init__(self, make: Callable[..., Answer], given: Sequence[tuple[Any, ...]]) -> None:
         spawn = multiprocessing.get_context("spawn")
-        self._free: queue.SimpleQueue[tuple[BaseProcess, Connection]] = queue.SimpleQueue()
-        self._all: list[tuple[BaseProcess, Connection]] = []
-        for arguments in given:
-            ours, theirs = spawn.Pipe()
-            process = spawn.Process(target=_serve, args=(theirs, make, arguments), daemon=True)
-            process.start()
-            theirs.close()  # so that its end is seen here
-            self._all.append((process, ours))
+        self._free: queue.SimpleQueue[Member | None] = queue.SimpleQueue()  # None: no more
+        self._all: list[Member] = []
         try:
+            for arguments in given:
+                ours, theirs = spawn.Pipe()
+                process = spawn.Process(target=_serve, args=(theirs, make, arguments), daemon=True)
+                with _no_ctrl_c():
+                    process.start()
+                self._all.append((process, ours))
+                theirs.close()  # so that its end is seen here
             for member in self._all:
-                self._answer_of(member)
+                self._exchange(member)
+        except _EndedError as error:
+            self.close()
+            raise HashfaissError(
+                f"a process could not be started ({error.reason}): a script that asks for several devices needs "
+                "`if __name__ == '__main__':`"
+            ) from None
         except BaseException:
             self.close()
             raise
@@ -50,37 +60,55 @@ class Crew:
 
     def ask(self, question: object) -> Any:
         """Its answer; waits for a process that is free. What it raised is raised here."""
-        process, connection = self._free.get()
-        try:
-            connection.send(question)
-        except OSError:
-            raise _ended(process) from None
-        return self._answer_of((process, connection))
+        member = self._free.get()
+        if member is None:
+            self._free.put(None)
+            raise _EndedError("another process ended")
+        return self._exchange(member, question)
 
-    def close(self) -> None:
-        """End all processes, whatever they do."""
-        for process, connection in self._all:
-            process.terminate()
-            process.join()
-            connection.close()
-
-    def _answer_of(self, member: tuple[BaseProcess, Connection]) -> Any:
+    def _exchange(self, member: Member, *questions: object) -> Any:
+        process, connection = member
         try:
-            answer = member[1].recv()
-        except (EOFError, OSError):
-            raise _ended(member[0]) from None
+            for question in questions:
+                connection.send(question)
+            answer = connection.recv()
+        except BaseException as error:
+            self._free.put(None)  # whoever waits for one that is free is told too
+            if not isinstance(error, (EOFError, ConnectionError)):
+                raise
+            process.join(1)
+            raise _EndedError(f"exit code {process.exitcode}") from None
         self._free.put(member)
         if isinstance(answer, BaseException):
             raise answer
         return answer
 
+    def close(self) -> None:
+        """End all processes, whatever they do."""
+        self._free.put(None)
+        for process, connection in self._all:
+            process.terminate()
+            process.join()
+            connection.close()
 
-def _ended(process: BaseProcess) -> HashfaissError:
-    process.join(1)
-    return HashfaissError(
-        f"a process that was encoding ended (exit code {process.exitcode}): was it killed, or memory short? "
-        "What was committed is kept; run the same again"
-    )
+
+class _EndedError(HashfaissError):
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"a process ended in the middle of its work ({reason}): was it killed, or memory short?")
+        self.reason = reason
+
+
+@contextmanager
+def _no_ctrl_c() -> Iterator[None]:
+    """Processes started meanwhile ignore it from their first moment: the first process ends them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _serve(connection: Connection, make: Callable[..., Answer], given: tuple[Any, ...]) -> None:

@@ -34,15 +34,18 @@ if TYPE_CHECKING:
 FORMAT = "hashfaiss-model"
 VERSION = 1
 IDENTITY_PRECISION = "float32"  # what codes are defined by, however they are computed
-CPU_BATCHES = (
-    3  # that a core computes at once: what half precision leaves to float32 is a batch then, and no few images
-)
+# Batches a CPU's core takes at once, so that what half precision leaves to float32 is a batch, too.
+CPU_BATCHES = 3
 GPU_BATCH = 256
 
 
 def choose_devices(device: str) -> list[torch.device]:
-    """Devices separated by commas; ArgumentError for one that is not there."""
-    return [choose_device(one.strip()) for one in device.split(",")]
+    """Devices separated by commas; ArgumentError for one that is not there, or several that do not go together."""
+    chosen = [choose_device(one.strip()) for one in device.split(",")]
+    gpus = [str(one) for one in chosen if one.type != "cpu"]
+    if len({one.type for one in chosen}) > 1 or len(set(gpus)) < len(gpus):
+        raise ArgumentError(f"device {device!r} names a GPU twice, or other devices beside it: give each GPU once")
+    return chosen
 
 
 def choose_device(device: str) -> torch.device:
@@ -158,8 +161,8 @@ class Encoder:
         """Read a model file; loading never runs code from it.
 
         Args:
-            device: "auto", "cpu", "cuda", "cuda:1", ...; of several, as "cuda:0,cuda:1", many images are encoded in a
-                process for each, anything else on the first.
+            device: "auto", "cpu", "cuda", "cuda:1", ...; of several, as "cuda:0,cuda:1", many image files are
+                encoded in a process for each (a script needs `if __name__ == "__main__":`), all else on the first.
             precision: "auto", "float32", "bfloat16" or "float16": how fast, not which codes, see `hashfaiss.precision`.
 
         Raises:

@@ -287,7 +287,7 @@ class Preprocessing:
         """uint8 (n, 3, size, size) → float32 of the same shape, on the same device."""
         mean = torch.tensor(self.mean, device=batch.device).view(1, 3, 1, 1)
         std = torch.tensor(self.std, device=batch.device).view(1, 3, 1, 1)
-        return batch.float().div_(255).sub_(mean).div_(std)
+        return batch.to(torch.float32, copy=True).div_(255).sub_(mean).div_(std)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for the model file."""

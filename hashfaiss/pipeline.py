@@ -145,9 +145,11 @@ def encode_stream(
 def _stream(work: Work, items: Iterable[Item], size: int, workers: int) -> Iterator[Batch]:
     try:
         devices = len(work.encoder.devices)
-        first = tuple(islice(items := iter(items), ASKED * size if devices > 1 else 0))
+        least = devices * ASKED * size if devices > 1 else 0
+        first = tuple(islice(items := iter(items), least))
         items = chain(first, items)
-        if devices > 1 and len(first) == ASKED * size:
+        # images in memory would have to be sent there and back
+        if devices > 1 and len(first) == least and all(item.file for item in first):
             yield from _on_devices(work, items, size, -(-workers // devices))
         elif work.encoder.device.type == "cpu":
             yield from _on_cores(work, batched(items, size), workers)
@@ -196,9 +198,9 @@ class Work:
 
 
 def _on_cores(work: Work, chunks: Iterator[tuple[Item, ...]], workers: int) -> Iterator[Batch]:
-    first = list(islice(chunks, 2))
-    if len(first) == 1:  # few images: shared out among the threads, or all threads for the very few
-        (items,) = first
+    first = list(islice(chunks, workers + 1))
+    if 0 < len(first) <= workers:  # few images: shared out evenly, or all threads for the very few
+        items = tuple(chain.from_iterable(first))
         if workers == 1 or len(items) <= ALONE:
             yield work.whole(items)
             return
@@ -224,7 +226,7 @@ def _on_devices(work: Work, items: Iterable[Item], size: int, workers: int) -> I
         alike = (encoder.precision.name, size, workers, work.learned, work.outputs)
         crew = Crew(_on_one_device, [(model, str(device), *alike) for device in encoder.devices])
     with crew, _pool(len(encoder.devices), "ask") as pool:
-        for batches in _in_order(pool, crew.ask, batched(items, ASKED * size), 2 * len(encoder.devices)):
+        for batches in _in_order(pool, crew.ask, batched(items, ASKED * size), len(encoder.devices) + 1):
             yield from batches
 
 

@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -115,6 +116,7 @@ class Precision:
         self.tally = Tally()
         self._lock = threading.Lock()
         self._made: dict[torch.dtype, Any] = {}
+        self._versions = _versions(network)
 
     def outputs(self, inputs: Tensor) -> Tensor:
         """Outputs u (n, K), float32, of normalised images (n, 3, size, size) on the device.
@@ -133,16 +135,20 @@ class Precision:
 
     def signs(self, inputs: Tensor) -> Tensor:
         """Numbers (n, K) whose signs are those of `outputs`, by the fastest way there is."""
-        half, tally = TYPES[self.name], self.tally
-        if half is None or len(inputs) < LEAST or not tally.pays:
+        half = TYPES[self.name]
+        if half is None or len(inputs) < LEAST:
             return self.outputs(inputs)
         halved = self.made(half)
+        with self._lock:  # threads share the tally: what holds for this batch is read at once
+            tally = self.tally
+            pays, both, share = tally.pays, tally.timed < TIMED, tally.close
+        if not pays:
+            return self.outputs(inputs)
         with torch.inference_mode():
             started = time.perf_counter()
             numbers = self._in_parts(halved, inputs)
-            close = _close(numbers, tally.close)  # waits for the device
+            close = _close(numbers, share)  # waits for the device
             half_seconds = time.perf_counter() - started
-            both = tally.timed < TIMED
             again = torch.arange(len(inputs), device=inputs.device) if both else close
             started = time.perf_counter()
             outputs = self.outputs(inputs[again]) if len(again) else numbers[:0]
@@ -173,8 +179,14 @@ class Precision:
             yield
 
     def made(self, dtype: torch.dtype) -> Any:
-        """The network as it is computed in this type: in float32 and half precision for inference, in float64 as is."""
+        """The network as it is computed in this type: in float32 and half precision for inference, in float64 as is.
+
+        Made anew, and the tally with it, where the network has been trained or loaded meanwhile.
+        """
         with self._lock:
+            versions = _versions(self.network)
+            if versions != self._versions:
+                self._versions, self._made, self.tally = versions, {}, Tally()
             if dtype not in self._made:
                 if dtype == torch.float64:
                     self._made[dtype] = copy.deepcopy(self.network).double().eval()
@@ -185,10 +197,21 @@ class Precision:
             return self._made[dtype]
 
 
+def _versions(network: nn.Module) -> list[int]:
+    """Numbers that grow with each change in place."""
+    tensors = chain(network.parameters(), network.buffers())
+    return [0 if tensor.is_inference() else tensor._version for tensor in tensors]
+
+
 def _size(outputs: Tensor) -> Tensor:
     return outputs.square().mean(dim=1, keepdim=True).sqrt()
 
 
 def _close(outputs: Tensor, share: float) -> Tensor:
-    """Rows with an output closer to zero than this share of their size, or one that is no number."""
+    """Rows with an output closer to zero than this share of their size, or one that is no number.
+
+    A single output is its own size and says nothing: all such rows are close.
+    """
+    if outputs.shape[1] == 1:
+        return torch.arange(len(outputs), device=outputs.device)
     return (~(outputs.abs() > share * _size(outputs))).any(dim=1).nonzero().flatten()

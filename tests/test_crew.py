@@ -12,10 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from hashfaiss import pipeline
 from hashfaiss.crew import Crew
-from hashfaiss.encoder import Encoder
+from hashfaiss.encoder import Encoder, choose_devices
 from hashfaiss.errors import ArgumentError, HashfaissError, ImageError
 from hashfaiss.library import ImageIndex
 from hashfaiss.pipeline import as_items, encode_stream
@@ -37,6 +38,11 @@ def counter(start: int) -> Callable[[int], tuple[int, int]]:
     return answer
 
 
+def with_tests() -> dict[str, str]:
+    """An environment in which this file can be imported."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])}
+
+
 def test_a_crew_answers_and_tells_what_goes_wrong() -> None:
     with Crew(counter, [(10,)]) as crew:
         pid, found = crew.ask(1)
@@ -47,8 +53,10 @@ def test_a_crew_answers_and_tells_what_goes_wrong() -> None:
         with pytest.raises(HashfaissError, match="ZeroDivisionError: by zero"):
             crew.ask(8)
         assert crew.ask(2) == (pid, 12)  # it goes on
-        with pytest.raises(HashfaissError, match=r"ended \(exit code -9\).*run the same again"):
+        with pytest.raises(HashfaissError, match=r"ended in the middle of its work \(exit code -9\)"):
             crew.ask(9)
+        with pytest.raises(HashfaissError, match="another process ended"):
+            crew.ask(1)
     with pytest.raises(ArgumentError, match="start below zero"):
         Crew(counter, [(0,), (-1,)])
 
@@ -60,12 +68,11 @@ def test_no_process_outlives_the_first(tmp_path: Path) -> None:
         "    print(crew.ask(0)[0], crew.ask(0)[0], flush=True)\n    time.sleep(60)\n"
     )
     (tmp_path / "main.py").write_text(code)
-    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
     first = subprocess.Popen(
         [sys.executable, str(tmp_path / "main.py")],
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": path},
+        env=with_tests(),
     )
     assert first.stdout is not None
     others = [int(pid) for pid in first.stdout.readline().split()]
@@ -97,13 +104,49 @@ def test_two_devices_give_the_codes_of_one(
     assert [reason for batch in found for _, reason in batch.skipped] == [
         reason for batch in expected for _, reason in batch.skipped
     ]
-    few = next(encode_stream(both, as_items(photos), batch_size=12))  # fewer than a process would be asked for
-    assert len(few.items) + len(few.skipped) <= 13
+    few = list(encode_stream(both, as_items(photos), batch_size=4))  # fewer than two processes would be asked for
+    memory = list(encode_stream(both, as_items(torch.zeros(20, 3, 32, 32, dtype=torch.uint8)), batch_size=3))
     assert len(asked) == 1
+    assert [sum(len(batch.items) for batch in batches) for batches in (few, memory)] == [12, 20]
     index = ImageIndex.create(both, tmp_path / "one.index")
     monkeypatch.setattr(Encoder, "batch_size", 2)
     assert index.build(photos).encoded == 12
     assert len(asked) == 2
+
+
+def test_one_that_ends_stops_all(tmp_path: Path) -> None:
+    """A thread that waits for a process, in vain, would keep the program from ending."""
+    (tmp_path / "main.py").write_text(
+        "from concurrent.futures import ThreadPoolExecutor\nfrom test_crew import counter\n"
+        "from hashfaiss.crew import Crew\n"
+        "if __name__ == '__main__':\n"
+        "    with Crew(counter, [(0,), (0,)]) as crew, ThreadPoolExecutor(2) as pool:\n"
+        "        found = [pool.submit(crew.ask, question) for question in (9, 1, 9, 2, 3, 4)]\n"
+        "    print(sum(one.exception() is not None for one in found))\n"
+    )
+    done = subprocess.run([sys.executable, "main.py"], cwd=tmp_path, env=with_tests(), capture_output=True, timeout=60)
+    assert done.returncode == 0
+    assert int(done.stdout) >= 2
+
+
+def test_a_script_without_a_guard_is_told(encoder: Encoder, photos: Path, tmp_path: Path) -> None:
+    encoder.save(tmp_path / "model.pt")
+    (tmp_path / "main.py").write_text(
+        "from hashfaiss import Encoder, pipeline\npipeline.ASKED = 1\n"
+        f"Encoder.load('model.pt', 'cpu,cpu').encode({str(photos)!r}, batch_size=2)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "main.py"], cwd=tmp_path, env=with_tests(), capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 1
+    assert "a process could not be started (exit code 1): a script that asks for several devices needs" in done.stderr
+
+
+@pytest.mark.parametrize("devices", ["cpu,cuda", "cuda,cuda"])
+def test_devices_that_do_not_go_together(devices: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hashfaiss.encoder.choose_device", torch.device)
+    with pytest.raises(ArgumentError, match=f"device '{devices}' names a GPU twice, or other devices beside it"):
+        choose_devices(devices)
 
 
 def test_a_device_that_is_not_there_is_told(encoder: Encoder, tmp_path: Path) -> None:

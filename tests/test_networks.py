@@ -354,6 +354,11 @@ def test_a_small_maps_convolution_is_the_convolution(size: int) -> None:
     made.__class__ = HalfConv2d
     maps = torch.randn(4, 5, size, size).contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(made(maps), plain(maps))
+    assert made(maps[:0]).shape == (0, 7, size, size)
+    products = []
+    made._as_product = lambda maps: products.append(len(maps)) or HalfConv2d._as_product(made, maps)
+    made(maps)
+    assert products == ([4] if size < 3 else [])
 
 
 def with_norms(network: nn.Module) -> nn.Module:
@@ -361,17 +366,23 @@ def with_norms(network: nn.Module) -> nn.Module:
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.running_mean, -0.1, 0.1)
             nn.init.uniform_(module.running_var, 0.5, 2)
+            nn.init.uniform_(module.weight, -1, 2)
+            nn.init.uniform_(module.bias, -0.5, 0.5)
     return network.eval()
 
 
-def made_for_tests() -> list[nn.Module]:
+@pytest.fixture(params=["resnet18", "alexnet", "two streams"])
+def inferred(request: pytest.FixtureRequest) -> nn.Module:
     torch.manual_seed(0)
-    ida = HashNetwork("resnet18", 16, "ida", pre_conv="conv3x3bnrelu")
-    return [with_norms(one) for one in (ida, HashNetwork("alexnet", 16), DualStreamNetwork("resnet-small", 16))]
+    if request.param == "two streams":
+        return with_norms(DualStreamNetwork("resnet-small", 16))
+    if request.param == "alexnet":
+        return with_norms(HashNetwork("alexnet", 16))
+    return with_norms(HashNetwork("resnet18", 16, "ida", pre_conv="conv3x3bnrelu"))
 
 
-@pytest.mark.parametrize("network", made_for_tests(), ids=["resnet18", "alexnet", "two streams"])
-def test_a_halved_network_gives_nearly_the_same_and_leaves_the_other_alone(network: nn.Module) -> None:
+def test_a_halved_network_gives_nearly_the_same_and_leaves_the_other_alone(inferred: nn.Module) -> None:
+    network = inferred
     images = torch.randn(4, 3, 64, 64)
     with torch.inference_mode():
         before = network(images)
@@ -380,8 +391,8 @@ def test_a_halved_network_gives_nearly_the_same_and_leaves_the_other_alone(netwo
     assert 0 < (half - before).abs().max() < 0.1 * before.abs().max()
 
 
-@pytest.mark.parametrize("network", made_for_tests(), ids=["resnet18", "alexnet", "two streams"])
-def test_folded_norms_change_next_to_nothing(network: nn.Module) -> None:
+def test_folded_norms_change_next_to_nothing(inferred: nn.Module) -> None:
+    network = inferred
     images = torch.randn(4, 3, 64, 64)
     folded = fold(network)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())

@@ -64,7 +64,7 @@ def test_neither_batch_size_nor_workers_change_a_code(
     items = items_below(photos)
     batches = list(encode_stream(encoder, iter(items), batch_size, workers))
     sizes = [batch_size] * (12 // batch_size) + ([12 % batch_size] if 12 % batch_size else [])
-    if batch_size >= 12:  # few are shared out among the workers
+    if len(sizes) <= workers:  # few are shared out among them
         sizes = [len(part) for part in batched(items, -(-12 // workers))]
     assert [len(batch.items) for batch in batches] == sizes
     assert [item for batch in batches for item in batch.items] == items

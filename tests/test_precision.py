@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import threading
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from hashfaiss import precision
 from hashfaiss.codes import pack
 from hashfaiss.encoder import Encoder
 from hashfaiss.errors import ArgumentError, ModelError
+from hashfaiss.networks import build_network
 from hashfaiss.precision import Precision, Tally, choose_precision
 
 CPU = torch.device("cpu")
@@ -85,9 +87,10 @@ def test_the_first_images_are_computed_both_ways(encoder: Encoder) -> None:
         assert asked.tally.timed == number
         assert asked.tally.images == 0  # what is close was not known before
         asked.signs(images(16, number))
+    pays = asked.tally.pays
     asked.signs(images(16, precision.TIMED))
     assert asked.tally.timed == precision.TIMED
-    assert asked.tally.images == (16 if asked.tally.pays else 0)
+    assert asked.tally.images == (16 if pays else 0)
     assert 0 < asked.tally.full_seconds < 10
 
 
@@ -158,6 +161,49 @@ def test_what_half_precision_cannot_hold_is_computed_again(monkeypatch: pytest.M
     assert asked.tally.again >= 20
     with pytest.raises(ModelError, match="not finite"):
         Precision(Wild(broken=True), CPU, "float16").signs(inputs)
+
+
+def test_a_batch_is_judged_by_what_was_known_when_it_began(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = fresh(encoder)
+    asked.tally.timed = precision.TIMED - 1
+    inputs = images(64)
+    right = asked.outputs(inputs)
+    real = precision._close
+
+    def others_come_first(outputs: Tensor, share: float) -> Tensor:
+        asked.tally.timed = precision.TIMED
+        return real(outputs, share)
+
+    monkeypatch.setattr(precision, "_close", others_come_first)
+    assert torch.equal(asked.signs(inputs), right)  # all of them in float32
+
+
+@pytest.mark.parametrize("bits", [1, 2])
+def test_few_bits_are_those_of_float64(bits: int) -> None:
+    torch.manual_seed(0)
+    network = build_network("hash", {"backbone": "resnet-small", "bits": bits}).eval()
+    asked = Precision(network, CPU, "bfloat16")
+    with torch.inference_mode():
+        exact = asked.made(torch.float64)(images(400).double())
+        network.hash_layer.bias -= exact.median(dim=0).values.float()  # half of them on each side
+        exact = asked.made(torch.float64)(images(400).double())
+    signs = torch.cat([asked.signs(part) for part in images(400).split(50)])
+    assert ((signs >= 0) == (exact >= 0)).all()
+    assert 100 < (exact >= 0).sum() < 300 * bits
+
+
+def test_a_network_that_is_trained_on_is_made_anew(encoder: Encoder, tmp_path: Path) -> None:
+    pixels = (images(50).clamp(-1, 1) * 127 + 128).to(torch.uint8)
+    encoder.save(tmp_path / "before.pt")
+    changed = Encoder.load(tmp_path / "before.pt")
+    before = changed.encode(pixels)
+    with torch.no_grad():
+        for parameter in changed.network.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+    after = changed.encode(pixels)
+    changed.save(tmp_path / "after.pt")
+    assert after.tolist() != before.tolist()
+    assert after.tolist() == Encoder.load(tmp_path / "after.pt").encode(pixels).tolist()
 
 
 def test_threads_share_a_network(encoder: Encoder) -> None:

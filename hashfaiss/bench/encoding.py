@@ -106,6 +106,8 @@ def bench_encoding(
         ArgumentError: a folder of too few images.
     """
     encoder = Encoder.load(model, device, precision)
+    if len(encoder.devices) > 1:
+        raise ArgumentError(f"device is {device!r}: this measures one device")
     files = [Item(file) for file in find_images(images)]
     if len(files) < SINGLES or count < SINGLES:
         raise ArgumentError(

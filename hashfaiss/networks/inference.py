@@ -15,7 +15,7 @@ SMALL = 4  # positions of a map
 
 
 def fold(network: nn.Module) -> Any:
-    """A copy whose convolutions have taken the norms that directly follow them in; it shares the other weights."""
+    """A copy whose convolutions have taken the norms that directly follow them in; it shares the other parameters."""
     made = _copy(network)
     for module in list(made.modules()):
         _fold(module)
@@ -23,11 +23,11 @@ def fold(network: nn.Module) -> Any:
 
 
 def halve(network: nn.Module, half: torch.dtype) -> Any:
-    """A copy of a network of `backbones` that multiplies in `half`; it shares the weights that stay as they are.
+    """A copy of a network of `backbones` that multiplies in `half`; it shares the parameters that stay as they are.
 
     Convolutions and linear layers of `Backbone.halved` take their inputs and weights in that type, and give float32:
     norms, sums and what attention does are in float32. So are the first convolution, which takes its norm in, and those
-    of 1x1, a sixtieth of a ResNet18's work: rounding their weights alone would be most of the error.
+    of 1x1, a hundredth of a ResNet18's work: rounding their weights alone would be most of the error.
     """
     made = _copy(network)
     for backbone in made.backbones:
@@ -98,7 +98,7 @@ class HalfConv2d(nn.Conv2d):
         """Maps (n, C, H, W) → float32 (n, C', H', W')."""
         maps = input.to(self.weight.dtype)
         usual = (self.kernel_size, self.stride, self.padding, self.dilation) == ((3, 3), (1, 1), (1, 1), (1, 1))
-        small = usual and self.groups == 1 and self.bias is None and maps[0, 0].numel() <= SMALL
+        small = usual and self.groups == 1 and self.bias is None and maps.shape[2] * maps.shape[3] <= SMALL
         if small and maps.device.type == "cpu":
             return self._as_product(maps).float()
         return super().forward(maps).float()
@@ -106,6 +106,11 @@ class HalfConv2d(nn.Conv2d):
     def _as_product(self, maps: Tensor) -> Tensor:
         n, _, height, width = maps.shape
         padded = pad(maps.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1))
-        patches = padded.unfold(1, 3, 1).unfold(2, 3, 1).permute(0, 1, 2, 4, 5, 3).reshape(n * height * width, -1)
+        patches = (
+            padded.unfold(1, 3, 1)
+            .unfold(2, 3, 1)
+            .permute(0, 1, 2, 4, 5, 3)
+            .reshape(n * height * width, self.in_channels * 9)
+        )
         products = patches @ self.weight.permute(2, 3, 1, 0).flatten(0, 2)
-        return products.view(n, height, width, -1).permute(0, 3, 1, 2)
+        return products.view(n, height, width, self.out_channels).permute(0, 3, 1, 2)
