@@ -57,7 +57,11 @@ def choose_device(device: str) -> torch.device:
         torch.zeros(1, device=chosen).item()
     except (RuntimeError, AssertionError) as error:
         reason = (str(error).strip().splitlines() or ["unknown"])[0].split(". ")[0][:200]
-        raise ArgumentError(f"device {device!r} cannot be used here ({reason}): give auto, cpu or cuda") from None
+        if "Expected one of" in reason or not device:  # torch lists all it has ever known
+            reason = "none is called so"
+        raise ArgumentError(
+            f"device {device!r} cannot be used here ({reason}): give auto, cpu, cuda or cuda:1"
+        ) from None
     return chosen
 
 

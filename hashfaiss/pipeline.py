@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 ALONE = 4  # images so few that all threads take them one after the other
 DECODED = 16  # images a thread decodes for a GPU before it hands them on
-ASKED = 16  # batches one of several devices is asked for at once
+ASKED = {"cpu": 1, "cuda": 16}  # batches one of several devices is asked for at once; what is not answered can be lost
 
 Given = TypeVar("Given")
 Made = TypeVar("Made")
@@ -145,7 +145,7 @@ def encode_stream(
 def _stream(work: Work, items: Iterable[Item], size: int, workers: int) -> Iterator[Batch]:
     try:
         devices = len(work.encoder.devices)
-        least = devices * ASKED * size if devices > 1 else 0
+        least = devices * ASKED[work.encoder.device.type] * size if devices > 1 else 0
         first = tuple(islice(items := iter(items), least))
         items = chain(first, items)
         # images in memory would have to be sent there and back
@@ -220,13 +220,14 @@ def _on_gpu(work: Work, items: Iterable[Item], size: int, workers: int) -> Itera
 
 def _on_devices(work: Work, items: Iterable[Item], size: int, workers: int) -> Iterator[Batch]:
     encoder = work.encoder
+    asked = ASKED[encoder.device.type] * size
     with tempfile.TemporaryDirectory() as folder:
         model = os.path.join(folder, "encoder.pt")
         encoder.save(model)
         alike = (encoder.precision.name, size, workers, work.learned, work.outputs)
         crew = Crew(_on_one_device, [(model, str(device), *alike) for device in encoder.devices])
     with crew, _pool(len(encoder.devices), "ask") as pool:
-        for batches in _in_order(pool, crew.ask, batched(items, ASKED * size), len(encoder.devices) + 1):
+        for batches in _in_order(pool, crew.ask, batched(items, asked), len(encoder.devices) + 1):
             yield from batches
 
 

@@ -143,7 +143,7 @@ def test_encoding_is_measured_against_its_bounds(encoder, photos, tmp_path):
     assert found["memory"]["40"] > 100
     assert found["alone"] > 0
     few = run("bench", "encode", "--model", str(tmp_path / "model.pt"), "--images", str(photos / "cat"), code=2)
-    assert "which holds 16: give 40 or more" in few
+    assert "holds 16 images: give 40 or more" in few
 
 
 def test_flips_are_counted(encoder, photos):

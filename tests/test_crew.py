@@ -88,7 +88,7 @@ def test_no_process_outlives_the_first(tmp_path: Path) -> None:
 def test_two_devices_give_the_codes_of_one(
     encoder: Encoder, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "ASKED", 2)
+    monkeypatch.setitem(pipeline.ASKED, "cpu", 2)
     encoder.save(tmp_path / "model.pt")
     both = Encoder.load(tmp_path / "model.pt", "cpu, cpu")
     assert both.identity == encoder.identity
@@ -132,8 +132,7 @@ def test_one_that_ends_stops_all(tmp_path: Path) -> None:
 def test_a_script_without_a_guard_is_told(encoder: Encoder, photos: Path, tmp_path: Path) -> None:
     encoder.save(tmp_path / "model.pt")
     (tmp_path / "main.py").write_text(
-        "from hashfaiss import Encoder, pipeline\npipeline.ASKED = 1\n"
-        f"Encoder.load('model.pt', 'cpu,cpu').encode({str(photos)!r}, batch_size=2)\n"
+        f"from hashfaiss import Encoder\nEncoder.load('model.pt', 'cpu,cpu').encode({str(photos)!r}, batch_size=2)\n"
     )
     done = subprocess.run(
         [sys.executable, "main.py"], cwd=tmp_path, env=with_tests(), capture_output=True, text=True, timeout=120

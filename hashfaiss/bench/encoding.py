@@ -110,9 +110,8 @@ def bench_encoding(
         raise ArgumentError(f"device is {device!r}: this measures one device")
     files = [Item(file) for file in find_images(images)]
     if len(files) < SINGLES or count < SINGLES:
-        raise ArgumentError(
-            f"{count:,} images of {str(images)!r} were asked for, which holds {len(files):,}: give {SINGLES} or more"
-        )
+        what = f"count is {count:,}" if count < SINGLES else f"{str(images)!r} holds {len(files):,} images"
+        raise ArgumentError(f"{what}: give {SINGLES} or more")
     some = spread(files, count)
     workers = torch.get_num_threads() if encoder.device.type == "cpu" else os.cpu_count() or 1
     plain_encoder = Encoder.load(model, device, "float32")

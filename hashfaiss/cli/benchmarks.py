@@ -61,7 +61,9 @@ def bench_train(
 def bench_encode(
     model: Annotated[Path, typer.Option("--model", help="Model file of `hashfaiss train`.")],
     images: ImagesOption,
-    count: Annotated[int, typer.Option("--count", help="Images of a round.")] = 2000,
+    count: Annotated[
+        int, typer.Option("--count", help="Images of a round, 40 or more; up to 10,000 are compared bit by bit.")
+    ] = 2000,
     device: DeviceOption = "auto",
     precision: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     plain: Annotated[bool, typer.Option(help="The script everyone writes too; wants a folder a class.")] = True,
