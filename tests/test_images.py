@@ -5,26 +5,22 @@ from __future__ import annotations
 import io
 import os
 import random
-import stat
 import struct
 import subprocess
 import sys
 import threading
-import tracemalloc
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from pictures import NOISE, encoded, posix, reason
 from PIL import Image, ImageOps
 
 from hashfaiss import images
-from hashfaiss.errors import ArgumentError, ImageError, ModelError
+from hashfaiss.errors import ArgumentError, ImageError
 from hashfaiss.images import (
     Preprocessing,
     decode_image,
@@ -36,18 +32,9 @@ from hashfaiss.images import (
     read_image,
 )
 
-Pixels = np.ndarray[Any, np.dtype[np.uint8]]
-posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX file names and links")
 ORIENTATION = 274
-NOISE = np.random.default_rng(0).integers(0, 256, (24, 32, 3)).astype(np.uint8)
 WORDS = np.random.default_rng(1).integers(0, 1 << 16, (24, 32, 4)).astype(np.uint16)
 SMOOTH = np.array(Image.fromarray(NOISE[::6, ::6]).resize((32, 24)))
-
-
-def encoded(image: Image.Image | Pixels, kind: str, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    (Image.fromarray(image) if isinstance(image, np.ndarray) else image).save(buffer, kind, **options)
-    return buffer.getvalue()
 
 
 def png(width: int, height: int, depth: int, colour: int, rows: bytes, *extra: tuple[bytes, bytes]) -> bytes:
@@ -75,16 +62,6 @@ def decoded(data: bytes) -> np.ndarray:
 def over_white(rgba: np.ndarray) -> np.ndarray:
     colour, alpha = rgba[..., :3].astype(float), rgba[..., 3:].astype(float) / 255
     return colour * alpha + 255 * (1 - alpha)
-
-
-def reason(call: Callable[[], object]) -> str:
-    with pytest.raises(ImageError) as caught:
-        call()
-    assert caught.value.reason in str(caught.value)
-    assert "\n" not in caught.value.reason
-    assert 0 < len(caught.value.reason) <= 210
-    assert caught.value.__cause__ is None
-    return caught.value.reason
 
 
 # Decoding: kinds of files that are good
@@ -439,302 +416,6 @@ def test_a_file_deleted_after_listing(photos: Path) -> None:
     os.unlink(files[0].path)
     assert reason(lambda: read_image(files[0].path)) == "no such file"
     assert read_image(files[1].path).shape == (3, 36, 45)
-
-
-# Finding
-
-
-def names(folder: Path, **arguments: Any) -> list[str]:
-    return [os.path.relpath(file.path, folder) for file in find_images(folder, **arguments)]
-
-
-def test_images_are_found_in_one_order(tmp_path: Path) -> None:
-    made = ["b.png", "a.JPG", "Z.jpeg", "c/1.webp", "c/0.gif", "a/z/deep.tiff", "a/b.bmp", "é.png"]
-    dice = random.Random(1)
-    for name in dice.sample(made, len(made)):
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(name.encode())
-    for name in ("notes.txt", "jpg", "x.jpg.part", "a/b.h5"):
-        (tmp_path / name).touch()
-    expected = ["Z.jpeg", "a.JPG", "b.png", "é.png", "a/b.bmp", "a/z/deep.tiff", "c/0.gif", "c/1.webp"]
-    assert names(tmp_path) == [name.replace("/", os.sep) for name in expected]
-    first = next(iter(find_images(tmp_path)))
-    assert os.path.isabs(first.path)
-    assert first.size == len("Z.jpeg")
-    assert first.mtime_ns == os.stat(first.path).st_mtime_ns
-
-
-def test_hidden_files_and_folders_are_passed_over(photos: Path) -> None:
-    before = names(photos)
-    for name in (".hidden.jpg", "cat/._0.jpg", ".git/x.jpg", ".jpg"):
-        (photos / name).parent.mkdir(exist_ok=True)
-        (photos / name).write_bytes(b"x")
-    assert names(photos) == before
-    assert len(before) == 12
-
-
-def test_a_folder_named_like_an_image_is_a_folder(tmp_path: Path) -> None:
-    (tmp_path / "x.jpg").mkdir()
-    (tmp_path / "x.jpg" / "y.png").write_bytes(b"y")
-    assert names(tmp_path) == [os.path.join("x.jpg", "y.png")]
-
-
-@posix
-def test_listing_looks_at_each_image_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for number in range(30):
-        (tmp_path / f"{number:02}.jpg").touch()
-        (tmp_path / f"{number:02}.txt").touch()
-    (tmp_path / "in").mkdir()
-    looked: list[str] = []
-    look = os.stat
-    monkeypatch.setattr(os, "stat", lambda path, **options: looked.append(str(path)) or look(path, **options))
-    monkeypatch.setattr(os.path, "isdir", lambda path: stat.S_ISDIR(os.stat(path).st_mode))
-    assert len(list(find_images(tmp_path))) == 30
-    once = [str(tmp_path / f"{number:02}.jpg") for number in range(30)]
-    assert [path for path in looked if path.endswith((".jpg", ".txt"))] == once
-
-
-@posix
-def test_broken_links_and_links_to_themselves_are_no_folders(tmp_path: Path) -> None:
-    (tmp_path / "gone.jpg").symlink_to("nowhere")
-    (tmp_path / "loop.jpg").symlink_to("loop.jpg")
-    (tmp_path / "loop").symlink_to("loop")
-    (tmp_path / "z").mkdir()
-    (tmp_path / "z" / "a.jpg").touch()
-    told: list[str] = []
-    found = list(find_images(tmp_path, lambda path, why: told.append(path)))
-    assert [os.path.relpath(file.path, tmp_path) for file in found] == ["gone.jpg", "loop.jpg", "z/a.jpg"]
-    assert [(file.size, file.mtime_ns) for file in found[:2]] == [(0, 0)] * 2
-    assert told == []
-
-
-def test_of_a_large_folder_only_names_are_kept(tmp_path: Path) -> None:
-    for number in range(2000):
-        (tmp_path / f"{number:04}.jpg").touch()
-    tracemalloc.start()
-    try:
-        files = find_images(tmp_path)
-        next(files)
-        assert tracemalloc.get_traced_memory()[1] < 2000 * 130  # a name takes 57 bytes, its place in the list 9
-    finally:
-        tracemalloc.stop()
-
-
-def test_folders_that_are_none(tmp_path: Path) -> None:
-    assert list(find_images(tmp_path)) == []
-    with pytest.raises(ArgumentError, match="missing' does not exist: give a folder of images"):
-        find_images(tmp_path / "missing")
-    (tmp_path / "a.jpg").touch()
-    with pytest.raises(ArgumentError, match=r"a\.jpg' is a file: give a folder of images"):
-        find_images(tmp_path / "a.jpg")
-    with pytest.raises(ArgumentError, match="does not exist"):
-        find_images("x" * 5000)
-
-
-def test_a_folder_given_relative_to_the_working_folder(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(photos)
-    assert [file.path for file in find_images("cat")] == [
-        str(photos / "cat" / name) for name in ("0.jpg", "1.png", "2.jpg", "3.png")
-    ]
-
-
-@posix
-def test_linked_folders_are_followed_but_not_into_themselves(tmp_path: Path) -> None:
-    (tmp_path / "real" / "in").mkdir(parents=True)
-    (tmp_path / "other").mkdir()
-    (tmp_path / "real" / "in" / "a.jpg").write_bytes(b"a")
-    (tmp_path / "real" / "in" / "up").symlink_to(tmp_path / "real")
-    (tmp_path / "real" / "self").symlink_to(".")
-    (tmp_path / "other" / "there").symlink_to(tmp_path / "real" / "in")
-    assert names(tmp_path) == ["other/there/a.jpg", "real/in/a.jpg"]
-
-
-@posix
-def test_links_that_lead_nowhere_are_told_when_read(tmp_path: Path) -> None:
-    (tmp_path / "broken.jpg").symlink_to(tmp_path / "gone.jpg")
-    (tmp_path / "loop.jpg").symlink_to("loop.jpg")
-    (tmp_path / "target").write_bytes(encoded(NOISE, "PNG"))
-    (tmp_path / "good.png").symlink_to("target")
-    files = list(find_images(tmp_path))
-    assert [(Path(file.path).name, file.size > 0) for file in files] == [
-        ("broken.jpg", False),
-        ("good.png", True),
-        ("loop.jpg", False),
-    ]
-    assert reason(lambda: read_image(files[0].path)) == "no such file"
-    assert "symbolic links" in reason(lambda: read_image(files[2].path))
-    assert read_image(files[1].path).shape == (3, 24, 32)
-
-
-@posix
-def test_names_that_are_not_text(tmp_path: Path) -> None:
-    folder = os.fsencode(tmp_path)
-    raw = [b"line\nbreak.png", b"\xff\xfe not utf-8.png", b" space .png", b"-rf.png"]
-    for name in raw:
-        with open(os.path.join(folder, name), "wb") as file:
-            file.write(encoded(NOISE, "PNG"))
-    files = list(find_images(tmp_path))
-    assert sorted(os.fsencode(os.path.basename(file.path)) for file in files) == sorted(raw)
-    for file in files:
-        assert read_image(file.path).shape == (3, 24, 32)
-        os.unlink(file.path)
-        with pytest.raises(ImageError) as caught:
-            read_image(file.path)
-        str(caught.value).encode()  # the message can be printed
-        assert "\n" not in str(caught.value)
-
-
-def test_a_folder_that_cannot_be_listed_is_told(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    locked = str(photos / "cat")
-    if os.name == "posix" and os.geteuid() != 0:
-        os.chmod(locked, 0)
-    else:  # root reads anything
-        scandir = os.scandir
-
-        def refusing(path: str) -> Any:
-            if path == locked:
-                raise PermissionError(13, "Permission denied", path)
-            return scandir(path)
-
-        monkeypatch.setattr(images.os, "scandir", refusing)
-    told: list[tuple[str, str]] = []
-    try:
-        found = names(photos, on_skip=lambda path, why: told.append((path, why)))
-        assert len(names(photos)) == 8  # and nobody need listen
-    finally:
-        os.chmod(locked, 0o755)
-    assert len(found) == 8
-    assert told == [(locked, "folder cannot be listed: Permission denied")]
-
-
-def test_a_folder_removed_during_the_walk_is_told(photos: Path) -> None:
-    told: list[str] = []
-    walk = find_images(photos, lambda path, why: told.append(f"{os.path.basename(path)}: {why}"))
-    assert os.path.basename(os.path.dirname(next(walk).path)) == "bird"
-    os.rename(photos / "dog", photos.parent / "elsewhere")
-    assert len(list(walk)) == 3 + 4
-    assert told == ["dog: folder cannot be listed: No such file or directory"]
-
-
-# Preprocessing
-
-
-def image_of(pixels: Pixels) -> torch.Tensor:
-    return torch.from_numpy(pixels).permute(2, 0, 1)
-
-
-@pytest.mark.parametrize("size", [8, 32, 61])
-@pytest.mark.parametrize("shape", [(24, 32), (90, 41), (33, 200), (100, 100), (9, 9)])
-@pytest.mark.parametrize("margin", [False, True])
-@pytest.mark.parametrize("fit", ["crop", "stretch"])
-def test_resizing_is_what_pillow_does(size: int, shape: tuple[int, int], margin: bool, fit: Any) -> None:
-    pixels = np.random.default_rng(2).integers(0, 256, (*shape, 3)).astype(np.uint8)
-    found = Preprocessing(size, fit).resize(image_of(pixels), margin)
-    side = round(size * 256 / 224) if margin else size
-    picture = Image.fromarray(pixels)
-    if fit == "crop":
-        kept = min(shape) if margin else round(min(shape) * 224 / 256)
-        top, left = (shape[0] - kept) // 2, (shape[1] - kept) // 2
-        picture = picture.crop((left, top, left + kept, top + kept))
-    expected = np.array(picture.resize((side, side), Image.Resampling.BILINEAR)).astype(int)
-    assert found.dtype == torch.uint8
-    assert found.shape == (3, side, side)
-    assert abs(found.permute(1, 2, 0).numpy() - expected).max() <= 1
-
-
-@pytest.mark.parametrize(("size", "margin"), [(8, 9), (32, 37), (224, 256), (4096, 4681)])
-def test_margin_size(size: int, margin: int) -> None:
-    assert Preprocessing(size).margin_size == margin
-
-
-def test_an_image_of_the_right_size_is_left_as_it_is() -> None:
-    pixels = np.random.default_rng(3).integers(0, 256, (32, 32, 3)).astype(np.uint8)
-    found = Preprocessing(32, "stretch").resize(image_of(pixels))
-    assert found.is_contiguous()
-    assert (found.permute(1, 2, 0).numpy() == pixels).all()
-
-
-@pytest.mark.parametrize("fit", ["crop", "stretch"])
-@pytest.mark.parametrize("shape", [(1, 1), (1, 2), (1, 1_000_000), (1_000_000, 1), (2, 500_000)])
-def test_thin_images_ask_for_little_memory(shape: tuple[int, int], fit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    largest = 0
-    interpolate = images.interpolate
-
-    def seen(image: torch.Tensor, **arguments: Any) -> torch.Tensor:
-        nonlocal largest
-        result = interpolate(image, **arguments)
-        largest = max(largest, result.numel())
-        if fit == "crop":
-            assert image.shape[-1] == image.shape[-2] <= min(shape)
-        return result
-
-    monkeypatch.setattr(images, "interpolate", seen)
-    grey = torch.full((3, *shape), 77, dtype=torch.uint8)
-    for margin in (False, True):
-        side = 37 if margin else 32
-        found = Preprocessing(32, fit).resize(grey, margin)
-        assert found.shape == (3, side, side)
-        assert (found == 77).all()
-    assert largest == 3 * 37 * 37
-
-
-def test_normalise() -> None:
-    pixels = np.random.default_rng(4).integers(0, 256, (2, 3, 8, 8)).astype(np.uint8)
-    mean, std = (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)
-    found = Preprocessing(8, "crop", mean, std).normalise(torch.from_numpy(pixels))
-    assert found.dtype == torch.float32
-    expected = (pixels / 255 - np.reshape(mean, (1, 3, 1, 1))) / np.reshape(std, (1, 3, 1, 1))
-    assert np.allclose(found.numpy(), expected, atol=1e-6)
-
-
-@settings(max_examples=30, deadline=None)
-@given(st.integers(8, 4096), st.sampled_from(["crop", "stretch"]), st.tuples(*[st.floats(0.01, 1)] * 3))
-def test_preprocessing_travels_as_plain_values(size: int, fit: Any, values: tuple[float, float, float]) -> None:
-    preprocessing = Preprocessing(size, fit, values, values[::-1])
-    plain = preprocessing.to_dict()
-    assert {type(value) for value in plain.values()} <= {int, str, list}
-    assert Preprocessing.from_dict(plain) == preprocessing
-
-
-@pytest.mark.parametrize("size", [7, 4097, 0, -1, 32.0, "32", None, True])
-def test_preprocessing_refuses_a_size(size: Any) -> None:
-    with pytest.raises(ArgumentError, match="whole number of pixels from 8 to 4096"):
-        Preprocessing(size)
-
-
-def test_preprocessing_refuses_a_fit() -> None:
-    with pytest.raises(ArgumentError, match="fit is 'squash': give 'crop' or 'stretch'"):
-        Preprocessing(32, "squash")  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"size": 0},
-        {"size": None},
-        {"fit": "other"},
-        {"fit": []},
-        {"mean": [0.5, 0.5]},
-        {"mean": None},
-        {"mean": ["a", "b", "c"]},
-        {"std": [1, 1, 1, 1]},
-        {"std": [0.0, 1, 1]},
-        {"std": 3},
-        {"mean": [float("nan"), 0, 0]},
-        {"std": [float("inf"), 1, 1]},
-        {"std": [10**400, 1, 1]},
-    ],
-)
-def test_preprocessing_of_a_file_that_cannot_be_used(change: dict[str, Any]) -> None:
-    with pytest.raises(ModelError, match="the model file's preprocessing cannot be used"):
-        Preprocessing.from_dict(Preprocessing().to_dict() | change)
-
-
-@pytest.mark.parametrize("values", [None, 5, "text", [], {}, {"size": 32}, torch.zeros(3)])
-def test_preprocessing_that_is_none(values: Any) -> None:
-    with pytest.raises(ModelError, match="preprocessing cannot be used"):
-        Preprocessing.from_dict(values)
 
 
 def test_decoding_in_threads_gives_the_same_pixels() -> None:
