@@ -248,7 +248,7 @@ class Encoder:
     def _inputs(self, images: Tensor) -> Tensor:
         """Resized images, uint8, as the network takes them: a quarter of what floats would be goes to the device."""
         moved = images.to(self.device, non_blocking=True).contiguous(memory_format=torch.channels_last)
-        return self.preprocessing.normalise(moved).contiguous(memory_format=torch.channels_last)
+        return self.preprocessing.normalise(moved)
 
     def outputs(self, images: Tensor) -> Tensor:
         """Real outputs u (n, K), float32 on the encoder's device, of resized images uint8 (n, 3, size, size).

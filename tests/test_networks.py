@@ -372,7 +372,7 @@ def with_norms(network: nn.Module) -> nn.Module:
 
 
 @pytest.fixture(params=["resnet18", "alexnet", "two streams"])
-def inferred(request: pytest.FixtureRequest) -> nn.Module:
+def network(request: pytest.FixtureRequest) -> nn.Module:
     torch.manual_seed(0)
     if request.param == "two streams":
         return with_norms(DualStreamNetwork("resnet-small", 16))
@@ -381,8 +381,7 @@ def inferred(request: pytest.FixtureRequest) -> nn.Module:
     return with_norms(HashNetwork("resnet18", 16, "ida", pre_conv="conv3x3bnrelu"))
 
 
-def test_a_halved_network_gives_nearly_the_same_and_leaves_the_other_alone(inferred: nn.Module) -> None:
-    network = inferred
+def test_a_halved_network_gives_nearly_the_same_and_leaves_the_other_alone(network: nn.Module) -> None:
     images = torch.randn(4, 3, 64, 64)
     with torch.inference_mode():
         before = network(images)
@@ -391,8 +390,7 @@ def test_a_halved_network_gives_nearly_the_same_and_leaves_the_other_alone(infer
     assert 0 < (half - before).abs().max() < 0.1 * before.abs().max()
 
 
-def test_folded_norms_change_next_to_nothing(inferred: nn.Module) -> None:
-    network = inferred
+def test_folded_norms_change_next_to_nothing(network: nn.Module) -> None:
     images = torch.randn(4, 3, 64, 64)
     folded = fold(network)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())

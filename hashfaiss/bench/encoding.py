@@ -284,7 +284,7 @@ def _memory(model: Path, images: Path, count: int) -> float:
     # not getrusage, whose peak is at least that of the process which started this one
     code = (
         "import re\nfrom itertools import islice\nfrom hashfaiss.encoder import Encoder\n"
-        "from hashfaiss.images import find_images\nfrom hashfaiss.pipeline import Given, Item, encode_stream\n"
+        "from hashfaiss.images import find_images\nfrom hashfaiss.pipeline import Item, encode_stream\n"
         f"items = (Item(file) for file in islice(find_images({str(images)!r}), {count}))\n"
         f"for batch in encode_stream(Encoder.load({str(model)!r}), items): pass\n"
         "print(re.search(r'VmHWM:\\s*(\\d+)', open('/proc/self/status').read()).group(1))"

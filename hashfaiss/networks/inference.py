@@ -63,8 +63,8 @@ def round_together(weight: Tensor, half: torch.dtype) -> Tensor:
     """Weights (C', C, h, w) in type `half`, so that the errors of each h x w window sum to next to nothing.
 
     Each weight, the largest first, is rounded together with the errors of those before it. What a window sees in a map
-    is much the same all over, and so errors that sum to nothing cancel out: in the outputs of a ResNet18 they are a
-    fifth of what rounding each to its nearest makes.
+    is much the same all over, and so errors that sum to nothing cancel out: in the outputs of a ResNet18 they are
+    less than a quarter of what rounding each to its nearest makes.
     """
     windows = weight.detach().flatten(2).float()
     order = windows.abs().argsort(dim=-1, descending=True)
