@@ -16,21 +16,21 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from hashfaiss.encoder import Encoder
+    from hashfaiss.encoding.encoder import Encoder
     from hashfaiss.errors import HashfaissError
-    from hashfaiss.hits import Hit, Hits
     from hashfaiss.indexes import CodeIndex
-    from hashfaiss.library import ImageIndex
-    from hashfaiss.store import CodeStore
+    from hashfaiss.library.hits import Hit, Hits
+    from hashfaiss.library.image_index import ImageIndex
+    from hashfaiss.storage.store import CodeStore
 
 _HOMES = {
     "CodeIndex": "hashfaiss.indexes",
-    "CodeStore": "hashfaiss.store",
-    "Encoder": "hashfaiss.encoder",
+    "CodeStore": "hashfaiss.storage.store",
+    "Encoder": "hashfaiss.encoding.encoder",
     "HashfaissError": "hashfaiss.errors",
-    "Hit": "hashfaiss.hits",
-    "Hits": "hashfaiss.hits",
-    "ImageIndex": "hashfaiss.library",
+    "Hit": "hashfaiss.library.hits",
+    "Hits": "hashfaiss.library.hits",
+    "ImageIndex": "hashfaiss.library.image_index",
 }
 
 __all__ = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,20 +12,41 @@ import torch
 from PIL import Image
 from trainings import write_images
 
-from hashfaiss.encoder import Encoder
-from hashfaiss.images import Preprocessing
+from hashfaiss.encoding import precision
+from hashfaiss.encoding.encoder import Encoder
+from hashfaiss.images.preprocessing import Preprocessing
 from hashfaiss.networks import build_network
+from hashfaiss.train import options as train_options
 
 COLOURS = {"bird": (60, 90, 210), "cat": (210, 120, 40), "dog": (90, 170, 70)}
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """No test may depend on how it is computed: these let one see that none does."""
+    parser.addoption("--threads", type=int, default=1, help="Threads that torch computes in.")
+    parser.addoption("--precision", default=None, help="What precision auto is: float32 or bfloat16.")
+
+
 @pytest.fixture(autouse=True, scope="session")
-def one_thread() -> Iterator[None]:
-    """Networks this small are slower in several threads, the more so on a busy machine."""
+def as_asked(request: pytest.FixtureRequest) -> Iterator[None]:
+    """In one thread, because networks this small are slower in several, the more so on a busy machine."""
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
+    torch.set_num_threads(request.config.getoption("--threads"))
+    forced = request.config.getoption("--precision")
+    with pytest.MonkeyPatch.context() as patch:
+        if forced:
+            patch.setattr(precision, "computes_in_bfloat16", lambda: forced == "bfloat16")
+            patch.setattr(train_options, "computes_in_bfloat16", lambda: forced == "bfloat16")
+        yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def ctrl_c() -> Iterator[None]:
+    """Programs started by tests can be interrupted, even where a shell that runs the tests in its background cannot."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")

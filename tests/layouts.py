@@ -9,8 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from hashfaiss.cli import app
-from hashfaiss.train.datasets import Dataset
-from hashfaiss.train.protocols import PROTOCOLS
+from hashfaiss.datasets.layouts import Dataset
+from hashfaiss.datasets.protocols import PROTOCOLS
 
 
 def touch(file: Path, content: bytes | str = b"x") -> Path:

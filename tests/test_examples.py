@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 import hashfaiss.codes
-from hashfaiss.encoder import Encoder
+from hashfaiss.encoding.encoder import Encoder
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 

@@ -58,7 +58,8 @@ def test_import_loads_neither_torch_nor_faiss() -> None:
 
 def test_reading_commands_load_no_torch(tmp_path: Path) -> None:
     code = (
-        "import sys; from hashfaiss.store import CodeStore; from hashfaiss.library import ImageIndex;"
+        "import sys; from hashfaiss.storage.store import CodeStore;"
+        "from hashfaiss.library.image_index import ImageIndex;"
         f"CodeStore.create({str(tmp_path / 'x.index')!r}, 8, encoder={{'identity': '', 'method': ''}}, kind='flat');"
         f"ImageIndex.open({str(tmp_path / 'x.index')!r}).info(); print('torch' in sys.modules)"
     )

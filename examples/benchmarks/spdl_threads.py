@@ -16,8 +16,9 @@ from spdl.pipeline import PipelineBuilder
 
 from hashfaiss import Encoder
 from hashfaiss.bench.encoding import spread
-from hashfaiss.images import find_images
-from hashfaiss.pipeline import Batch, Item, Work, batched, encode_stream, one_thread_each
+from hashfaiss.encoding.items import Batch, Item
+from hashfaiss.encoding.pipeline import Work, batched, encode_stream, one_thread_each
+from hashfaiss.images.finding import find_images
 
 
 def with_spdl(encoder: Encoder, items: Iterable[Item], workers: int) -> list[Batch]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from hashfaiss.codes import Codes
 from hashfaiss.errors import ArgumentError
-from hashfaiss.store import CodeStore
+from hashfaiss.storage.store import CodeStore
 
 CENTRES = 100
 ROWS = 1 << 18  # codes drawn at once

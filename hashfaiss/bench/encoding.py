@@ -20,10 +20,12 @@ import torch
 from torch import Tensor
 
 from hashfaiss.codes import pack_tensor
-from hashfaiss.encoder import Encoder
+from hashfaiss.encoding.encoder import Encoder
+from hashfaiss.encoding.items import Item
+from hashfaiss.encoding.pipeline import Given, Work, batched, encode_stream, one_thread_each
 from hashfaiss.errors import ArgumentError, HashfaissError
-from hashfaiss.images import find_images, read_image
-from hashfaiss.pipeline import Given, Item, Work, batched, encode_stream, one_thread_each
+from hashfaiss.images.decoding import read_image
+from hashfaiss.images.finding import find_images
 
 ROUNDS = 3
 SINGLES = 40  # images encoded alone
@@ -265,7 +267,7 @@ def _cold(model: Path, image: str) -> tuple[float, float, float]:
         index = os.path.join(folder, "one.index")
         Encoder.load(model).to_index([image], index)
         code = (
-            "import time, torch; start = time.perf_counter(); from hashfaiss.encoder import Encoder\n"
+            "import time, torch; start = time.perf_counter(); from hashfaiss.encoding.encoder import Encoder\n"
             f"Encoder.load({str(model)!r}); print(time.perf_counter() - start)"
         )
         seconds: tuple[list[float], list[float], list[float]] = ([], [], [])
@@ -283,8 +285,9 @@ def _cold(model: Path, image: str) -> tuple[float, float, float]:
 def _memory(model: Path, images: Path, count: int) -> float:
     # not getrusage, whose peak is at least that of the process which started this one
     code = (
-        "import re\nfrom itertools import islice\nfrom hashfaiss.encoder import Encoder\n"
-        "from hashfaiss.images import find_images\nfrom hashfaiss.pipeline import Item, encode_stream\n"
+        "import re\nfrom itertools import islice\nfrom hashfaiss.encoding.encoder import Encoder\n"
+        "from hashfaiss.images.finding import find_images\n"
+        "from hashfaiss.encoding.items import Item\nfrom hashfaiss.encoding.pipeline import encode_stream\n"
         f"items = (Item(file) for file in islice(find_images({str(images)!r}), {count}))\n"
         f"for batch in encode_stream(Encoder.load({str(model)!r}), items): pass\n"
         "print(re.search(r'VmHWM:\\s*(\\d+)', open('/proc/self/status').read()).group(1))"

@@ -17,8 +17,8 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
 from hashfaiss.bench.encoding import spread
-from hashfaiss.encoder import Encoder
-from hashfaiss.images import CROP_SHARE
+from hashfaiss.encoding.encoder import Encoder
+from hashfaiss.images.preprocessing import CROP_SHARE
 
 BATCH = 64
 

@@ -28,7 +28,7 @@ class _Group(TyperGroup):
     """Turns what hashfaiss raises on purpose into one sentence and an exit code."""
 
     def invoke(self, ctx: Any) -> Any:
-        from hashfaiss.console import note
+        from hashfaiss.cli.console import note
 
         try:
             return super().invoke(ctx)

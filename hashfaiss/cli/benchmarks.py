@@ -42,7 +42,7 @@ def bench_train(
     """
     settings = {name: value for name, value in locals().items() if name != "as_json"}
     from hashfaiss.bench.training import bench_training
-    from hashfaiss.console import bar, print_json, print_table
+    from hashfaiss.cli.console import bar, print_json, print_table
 
     with bar("rounds") as progress:
         result = bench_training(**settings, progress=progress)
@@ -79,7 +79,7 @@ def bench_encode(
         hashfaiss bench encode --model dhida.pt --images photos/
     """
     from hashfaiss.bench.encoding import bench_encoding
-    from hashfaiss.console import note, print_json, print_table
+    from hashfaiss.cli.console import note, print_json, print_table
 
     found = bench_encoding(model, images, count, device, precision, plain, memory or (), note)
     if as_json:
@@ -132,7 +132,7 @@ def bench_search(
     from hashfaiss.bench.codes import drawn, learned
     from hashfaiss.bench.peers import missing
     from hashfaiss.bench.search import bench_search as bench
-    from hashfaiss.console import note, print_json, print_table, say
+    from hashfaiss.cli.console import note, print_json, print_table, say
 
     sizes, flips = (size or [1_000_000], flip or [0.05, 0.15, 0.5]) if size or flip or not index else ([], [])
     cases = chain(map(learned, index or []), (drawn(n, p) for n in sizes for p in flips))
@@ -183,7 +183,7 @@ def bench_evaluate(
         hashfaiss bench evaluate
     """
     from hashfaiss.bench.evaluation import bench_evaluation
-    from hashfaiss.console import print_json, print_table
+    from hashfaiss.cli.console import print_json, print_table
 
     found = bench_evaluation(queries, items, bits)
     if as_json:

@@ -23,8 +23,8 @@ def demo(
 
         hashfaiss demo --dir digits
     """
-    from hashfaiss.console import say
-    from hashfaiss.demo import run_demo
+    from hashfaiss.cli.console import say
+    from hashfaiss.cli.demo import run_demo
 
     def run(arguments: list[str]) -> None:
         say()

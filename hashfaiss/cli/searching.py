@@ -24,7 +24,7 @@ from hashfaiss.cli.app import (
 from hashfaiss.errors import ArgumentError, HashfaissError
 
 if TYPE_CHECKING:
-    from hashfaiss.hits import Hits
+    from hashfaiss.library.hits import Hits
 
 MOST_SHOWN = 20  # images of a group
 
@@ -52,11 +52,11 @@ def build(
 
         hashfaiss build --model dhida.pt --images photos/
     """
-    from hashfaiss.console import bar, note, say, shown_path
-    from hashfaiss.encoder import Encoder
-    from hashfaiss.library import ImageIndex
-    from hashfaiss.manifest import MANIFEST
-    from hashfaiss.sync import check_images
+    from hashfaiss.cli.console import bar, note, say, shown_path
+    from hashfaiss.encoding.encoder import Encoder
+    from hashfaiss.library.image_index import ImageIndex
+    from hashfaiss.library.sync import check_images
+    from hashfaiss.storage.manifest import MANIFEST
 
     if images.is_file():
         raise ArgumentError(f"{str(images)!r} is a file: give a folder of images")
@@ -111,11 +111,11 @@ def query(
         hashfaiss query cat.jpg --exact --label cat --label lynx --path 'holiday/*'
         find new/ -name '*.jpg' -print0 | hashfaiss query - --radius 4 --json
     """
-    from hashfaiss.answering import How
-    from hashfaiss.console import note, print_hits, shown_path
-    from hashfaiss.encoder import Encoder
-    from hashfaiss.library import ImageIndex
-    from hashfaiss.montage import MOST_ROWS, draw_montage
+    from hashfaiss.cli.console import note, print_hits, shown_path
+    from hashfaiss.encoding.encoder import Encoder
+    from hashfaiss.library.answering import How
+    from hashfaiss.library.image_index import ImageIndex
+    from hashfaiss.library.montage import MOST_ROWS, draw_montage
 
     if k is not None and radius is not None:
         raise ArgumentError("both -k and --radius were given: give one of them")
@@ -182,6 +182,9 @@ def evaluate(
     rerank: Annotated[
         str | None, typer.Option("--rerank", help="asymmetric: mAP when real outputs order ties, or all, too.")
     ] = None,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Have FAISS search on until every answer is certified.")
+    ] = False,
     as_json: JsonOption = False,
     device: DeviceOption = "auto",
 ) -> None:
@@ -191,10 +194,10 @@ def evaluate(
 
         hashfaiss evaluate --queries held-out/ --plots plots/
     """
-    from hashfaiss.console import bar, note, print_json, shown_path
+    from hashfaiss.cli.console import bar, note, print_json, shown_path
+    from hashfaiss.cli.reports import print_report
     from hashfaiss.evaluation.index_report import evaluate_index
-    from hashfaiss.library import ImageIndex
-    from hashfaiss.reports import print_report
+    from hashfaiss.library.image_index import ImageIndex
 
     if norm not in ("found", "min", "all"):
         raise ArgumentError(f"norm is {norm!r}: give found, min or all")
@@ -213,6 +216,7 @@ def evaluate(
             seed,
             progress,
             rerank,
+            exact,
         )
     for path, reason in report.skipped[:5]:
         note(f"skipped {shown_path(path)}: {reason}")
@@ -224,8 +228,8 @@ def evaluate(
 @app.command()
 def info(index: IndexOption = DEFAULT_INDEX, as_json: JsonOption = False) -> None:
     """Show what an index holds and how it is searched. Example: hashfaiss info --index photos.index"""
-    from hashfaiss.console import print_json, print_table
-    from hashfaiss.library import ImageIndex
+    from hashfaiss.cli.console import print_json, print_table
+    from hashfaiss.library.image_index import ImageIndex
 
     facts = ImageIndex.open(index).info()
     if as_json:
@@ -250,8 +254,8 @@ def tune(
 
         hashfaiss tune --recall 0.999 --memory 4GB
     """
-    from hashfaiss.console import note, print_json, print_table, say
-    from hashfaiss.library import ImageIndex
+    from hashfaiss.cli.console import note, print_json, print_table, say
+    from hashfaiss.library.image_index import ImageIndex
 
     limit = None if memory is None else _bytes(memory)
     tuning = ImageIndex.open(index).tune(recall, limit, note)
@@ -297,8 +301,8 @@ def duplicates(
 
         hashfaiss duplicates --radius 2 --json
     """
-    from hashfaiss.console import bar, counted, print_json, print_table, say, shown_path
-    from hashfaiss.library import ImageIndex
+    from hashfaiss.cli.console import bar, counted, print_json, print_table, say, shown_path
+    from hashfaiss.library.image_index import ImageIndex
 
     groups = images = 0
     with bar("compare") as progress:
@@ -321,8 +325,8 @@ def duplicates(
 @app.command()
 def verify(index: IndexOption = DEFAULT_INDEX) -> None:
     """Read every stored file and check that it is what was written. Example: hashfaiss verify"""
-    from hashfaiss.console import say
-    from hashfaiss.library import ImageIndex
+    from hashfaiss.cli.console import say
+    from hashfaiss.library.image_index import ImageIndex
 
     sound = True
     for name, trouble in ImageIndex.open(index).verify():
@@ -341,8 +345,8 @@ def remove(
 
     Example: hashfaiss remove photos/old/
     """
-    from hashfaiss.console import say
-    from hashfaiss.library import ImageIndex
+    from hashfaiss.cli.console import say
+    from hashfaiss.library.image_index import ImageIndex
 
     opened = ImageIndex.open(index)
     say(f"{opened.remove(paths):,} removed, {len(opened):,} left")

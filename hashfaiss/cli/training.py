@@ -82,7 +82,7 @@ def train(
         hashfaiss train --recipe dhida-cifar10 --bits 48 --data cifar10/
     """
     arguments = {name: value for name, value in locals().items() if value is not None}
-    from hashfaiss.console import note, say, training_bar
+    from hashfaiss.cli.console import note, say, training_bar
     from hashfaiss.train import train as train_network
     from hashfaiss.train.prepare import prepare_training
 
@@ -110,7 +110,7 @@ def methods(
 
         hashfaiss methods dbdh
     """
-    from hashfaiss.console import print_json, print_table
+    from hashfaiss.cli.console import print_json, print_table
     from hashfaiss.train.methods import METHODS, method_class, method_defaults
     from hashfaiss.train.recipes import method_settings
 
@@ -169,10 +169,10 @@ def split(
         hashfaiss split --images cifar10/ --protocol cifar10-1 --out cifar10/split
         hashfaiss split --dataset coco --data coco/ --out coco/split
     """
-    from hashfaiss.console import note, say, shown_path
-    from hashfaiss.labels import labelled_images
-    from hashfaiss.train.datasets import read_dataset, split_dataset
-    from hashfaiss.train.protocols import leak_sentence, make_split, protocol_for
+    from hashfaiss.cli.console import note, say, shown_path
+    from hashfaiss.datasets.layouts import read_dataset, split_dataset
+    from hashfaiss.datasets.protocols import leak_sentence, make_split, protocol_for
+    from hashfaiss.images.labels import labelled_images
 
     if (images is None) == (dataset is None) or (dataset is None) != (data is None) or (dataset and labels):
         raise ArgumentError("give either --images, with --labels or without, or both --dataset and --data")
@@ -243,10 +243,10 @@ def reproduce(
     alike = ("backbone", "weights", "size", "epochs", "batch", "learning_rate", "lr_step", "evaluate_every")
     given = locals()
     settings = {name: given[name] for name in (*alike, "device", "precision") if given[name] is not None}
-    from hashfaiss.console import bar, note, say, shown_path, training_bar
-    from hashfaiss.train.reproduce import ReproduceOptions, listed, numbers, seeds_of
-    from hashfaiss.train.reproduce import reproduce as reproduce_table
-    from hashfaiss.train.runs import Display
+    from hashfaiss.cli.console import bar, note, say, shown_path, training_bar
+    from hashfaiss.experiments.reproduce import ReproduceOptions, listed, numbers, seeds_of
+    from hashfaiss.experiments.reproduce import reproduce as reproduce_table
+    from hashfaiss.experiments.runs import Display
 
     options = ReproduceOptions(
         table=table,

@@ -13,7 +13,8 @@ import numpy.typing as npt
 
 from hashfaiss.codes import Codes, hamming
 from hashfaiss.errors import ArgumentError
-from hashfaiss.evaluation.ranking import SORT_CELLS, Counts, Flags, batches, order
+from hashfaiss.evaluation.batches import Counts, Flags, batches
+from hashfaiss.evaluation.ranking import SORT_CELLS, order
 
 
 class Answers(Protocol):

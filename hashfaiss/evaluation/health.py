@@ -13,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from hashfaiss.codes import Codes, check_bits, check_codes
+from hashfaiss.evaluation.batches import Counts
 from hashfaiss.evaluation.metrics import Floats
-from hashfaiss.evaluation.ranking import Counts, Database, distinct_codes
+from hashfaiss.evaluation.ranking import Database, distinct_codes
 
 BLOCK = 1 << 16  # codes unpacked at once; their co-occurrences stay exact in float32
 TIE_SAMPLE = 1000  # images whose neighbours are looked at

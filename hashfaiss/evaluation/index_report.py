@@ -24,8 +24,8 @@ from hashfaiss.evaluation.ranking import Database
 from hashfaiss.evaluation.retrieval import RetrievalReport, evaluate_retrieval
 
 if TYPE_CHECKING:
-    from hashfaiss.library import ImageIndex
-    from hashfaiss.segments import Labels
+    from hashfaiss.library.image_index import ImageIndex
+    from hashfaiss.storage.segments import Labels
 
 EVERY_RANK = 100_000  # up to so many images, agreement is checked at every rank by default ...
 DEPTH = 1_000  # ... and beyond them at this many
@@ -114,6 +114,7 @@ def evaluate_index(
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
     rerank: str | None = None,
+    exact: bool = False,
 ) -> IndexReport:
     """Evaluate an index on held-out queries, or on its own images, each left out of its own ranking.
 
@@ -125,6 +126,7 @@ def evaluate_index(
         sample, seed: without `queries`, ask with this many images drawn at random; 0 asks with all.
         progress: called with (queries compared, queries).
         rerank: "asymmetric" also measures mAP under the order of the queries' real outputs.
+        exact: FAISS probes on until every answer is certified; without it, as its kind was made.
 
     Raises:
         ArgumentError: nothing to ask with, or an empty index.
@@ -156,7 +158,7 @@ def evaluate_index(
         queries="leave one out" if asked.rows is not None else "held out",
         leaks=asked.leaks,
         skipped=list(asked.skipped),
-        agreement=_agreement(index, asked.codes, codes, ids, depth, progress),
+        agreement=_agreement(index, asked.codes, codes, ids, depth, exact, progress),
         retrieval=retrieval,
         health=code_health(codes, index.bits),
         buckets=bucket_report(codes, index.bits),
@@ -193,6 +195,7 @@ def _agreement(
     codes: Codes,
     ids: npt.NDArray[np.int64],
     depth: int,
+    exact: bool,
     progress: Callable[[int, int], None] | None,
 ) -> Agreement:
     """FAISS's answers against the exact ranking, some queries at a time."""
@@ -200,7 +203,7 @@ def _agreement(
     step = max(1, CELLS // len(codes))
     for start in range(0, len(queries), step):
         batch = queries[start : start + step]
-        agreement += compare(index.codes.search(batch, depth), batch, codes, ids, depth)
+        agreement += compare(index.codes.search(batch, depth, exact), batch, codes, ids, depth)
         if progress:
             progress(min(start + step, len(queries)), len(queries))
     return agreement
@@ -218,8 +221,9 @@ def _own_images(codes: Codes, labels: list[Labels], sample: int, seed: int) -> _
 def _held_out(
     index: ImageIndex, folder: str | os.PathLike[str], labels: str | os.PathLike[str] | None, indexed: set[bytes]
 ) -> _Queries:
-    from hashfaiss.labels import labelled_files
-    from hashfaiss.pipeline import Item, encode_stream
+    from hashfaiss.encoding.items import Item
+    from hashfaiss.encoding.pipeline import encode_stream
+    from hashfaiss.images.labels import labelled_files
 
     unlisted: list[tuple[str, str]] = []
     files = labelled_files(folder, labels, lambda path, reason: unlisted.append((path, reason)))

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hashfaiss.errors import ArgumentError
-from hashfaiss.evaluation.ranking import Counts, Flags
+from hashfaiss.evaluation.batches import Counts, Flags
 
 Floats = npt.NDArray[np.float64]
 Norm = Literal["found", "min", "all"]

@@ -15,9 +15,8 @@ import numpy.typing as npt
 
 from hashfaiss.codes import Codes, check_bits, check_codes, hamming, words
 from hashfaiss.errors import ArgumentError
+from hashfaiss.evaluation.batches import Counts, Flags, batches
 
-Counts = npt.NDArray[np.int64]
-Flags = npt.NDArray[np.bool_]
 Labels = Sequence[tuple[str, ...]]
 Keys = npt.NDArray[Any]  # uint8 or uint16
 
@@ -257,10 +256,3 @@ def _labels_of(codes: Codes, labels: Labels | None, name: str) -> Labels:
         if isinstance(row, str):
             raise ArgumentError(f"{name} labels hold the text {row!r}: give tuples, ({row!r},) for one label")
     return [row if type(row) is tuple else tuple(row) for row in labels]
-
-
-def batches(queries: int, items: int, cells: int) -> Iterator[slice]:
-    """Slices of the queries, such that queries times items stays near `cells`; at least one query each."""
-    size = max(1, cells // max(items, 1))
-    for start in range(0, queries, size):
-        yield slice(start, min(start + size, queries))

@@ -12,8 +12,9 @@ import numpy.typing as npt
 from hashfaiss.codes import Codes
 from hashfaiss.errors import ArgumentError
 from hashfaiss.evaluation import metrics
+from hashfaiss.evaluation.batches import Counts
 from hashfaiss.evaluation.metrics import Floats, Norm
-from hashfaiss.evaluation.ranking import Counts, Database, Labels
+from hashfaiss.evaluation.ranking import Database, Labels
 
 CURVE_POINTS = 60  # ranks of the precision-recall curve, evenly spaced in their logarithm
 RADIUS = 2  # the radius of P@H<=2, where hash lookup stays cheap

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from hashfaiss.evaluation.ranking import Counts, Flags, batches
+from hashfaiss.evaluation.batches import Counts, Flags, batches
 
 CELLS = 1 << 23  # query-item pairs at once: a few hundred MB on the device
 

@@ -1,4 +1,4 @@
-"""Learning: data sets and splits, losses by method, recipes, the trainer."""
+"""Learning: losses by method, recipes, the trainer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _HOMES = {"TrainOptions": "options", "TrainResult": "records", "train": "trainer
 
 
 def __getattr__(name: str) -> Any:
-    """Loaded on first use: a method or a protocol needs no trainer."""
+    """Loaded on first use: a method needs no trainer."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from hashfaiss.errors import ArgumentError, ImageError, TrainingError
 from hashfaiss.files import content_digest
-from hashfaiss.images import Preprocessing, decode_image, read_bytes
+from hashfaiss.images.decoding import decode_image, read_bytes
+from hashfaiss.images.preprocessing import Preprocessing
 
 LabelledImages = Sequence[tuple[str, tuple[str, ...]]]
 Augment = Literal["none", "flip", "crop"]

@@ -12,14 +12,14 @@ from typing import Any, Literal, get_args
 import torch
 
 from hashfaiss.codes import check_bits
-from hashfaiss.encoder import choose_device
+from hashfaiss.encoding.encoder import choose_device
+from hashfaiss.encoding.precision import computes_in_bfloat16
 from hashfaiss.errors import ArgumentError
-from hashfaiss.images import Fit, Preprocessing
+from hashfaiss.images.preprocessing import Fit, Preprocessing
 from hashfaiss.networks.attention import PreConvolution, StatAxis
 from hashfaiss.networks.backbones import BACKBONES
 from hashfaiss.networks.dual_stream import Streams
 from hashfaiss.networks.hashing import Attention
-from hashfaiss.precision import computes_in_bfloat16
 from hashfaiss.train.data import Augment
 from hashfaiss.train.methods import Method, Shallow, SteppingMethod, build_method, method_class, method_defaults
 from hashfaiss.train.recipes import COMMON, method_settings, with_changes

@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from hashfaiss.datasets.layouts import read_dataset, split_dataset
+from hashfaiss.datasets.protocols import Split, leak_sentence
 from hashfaiss.errors import ArgumentError
-from hashfaiss.train.datasets import read_dataset, split_dataset
 from hashfaiss.train.options import TrainOptions
-from hashfaiss.train.protocols import Split, leak_sentence
 from hashfaiss.train.recipes import Recipe, load_recipe, with_changes
 from hashfaiss.train.records import training_folder
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 import numpy as np
 
 from hashfaiss.codes import Codes
-from hashfaiss.encoder import Encoder
+from hashfaiss.encoding.encoder import Encoder
+from hashfaiss.encoding.items import Item
+from hashfaiss.encoding.pipeline import encode_stream
 from hashfaiss.evaluation.metrics import average_precision
 from hashfaiss.evaluation.ranking import Database
-from hashfaiss.labels import Labels, labelled_files
-from hashfaiss.pipeline import Item, encode_stream
+from hashfaiss.images.labels import Labels, labelled_files
 from hashfaiss.train.data import TrainingData
 from hashfaiss.train.options import Settings
 from hashfaiss.train.validation import encode_set, leave_one_out_map

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hashfaiss.encoder import Encoder
+from hashfaiss.encoding.encoder import Encoder
 from hashfaiss.errors import TrainingError
 from hashfaiss.networks.backbones import Backbone, build_backbone, load_weights
 from hashfaiss.networks.features import FeatureHash

@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 
 from hashfaiss.codes import pack_tensor
-from hashfaiss.encoder import Encoder, LearnedCodes
+from hashfaiss.encoding.encoder import Encoder
+from hashfaiss.encoding.learned import LearnedCodes
 from hashfaiss.errors import ArgumentError, DivergedError, ModelError, TrainingError
-from hashfaiss.labels import labelled_images
+from hashfaiss.images.labels import labelled_images
 from hashfaiss.networks import NETWORKS
 from hashfaiss.networks.backbones import load_weights, weights_identity
 from hashfaiss.train.checks import check_training_set

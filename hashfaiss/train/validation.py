@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from hashfaiss.codes import Codes
-from hashfaiss.encoder import Encoder
+from hashfaiss.encoding.encoder import Encoder
 from hashfaiss.evaluation.metrics import average_precision
 from hashfaiss.evaluation.ranking import Database
 from hashfaiss.train.data import ImageSet

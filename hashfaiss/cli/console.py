@@ -1,0 +1,147 @@
+"""What a terminal sees: tables and JSON lines on stdout, notes and progress bars on stderr."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hashfaiss.library.hits import Hit, Hits
+    from hashfaiss.train.progress import Progress as TrainingProgress
+
+
+def note(text: str) -> None:
+    """A line on stderr."""
+    print(printable(text), file=sys.stderr)
+
+
+def say(text: str = "") -> None:
+    """A line on stdout."""
+    print(printable(text))
+
+
+def counted(number: int, what: str) -> str:
+    """`1 image`, `1,000 images`."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def print_json(values: dict[str, Any]) -> None:
+    """One object on one line; ASCII, so that file names of any bytes survive a pipe."""
+    print(json.dumps(values))
+
+
+def printable(text: str) -> str:
+    """`text` with what a terminal must not see (control characters, bytes that are no text) written as escapes."""
+    shown = (c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+    return "".join(shown)
+
+
+def shown_path(path: str | None) -> str:
+    """A path as a person would type it here: relative where it lies below the current folder."""
+    if path is None:
+        return "(in memory)"
+    here = os.getcwd().rstrip(os.sep) + os.sep
+    return path[len(here) :] if path.startswith(here) else path
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None) -> None:
+    """A table on stdout, as wide as it needs to be where stdout is no terminal. Numbers stand right."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(width=None if sys.stdout.isatty() else 10_000)
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False)
+    for place, column in enumerate(columns):
+        numbers = all(row[place][:1].isdigit() or row[place] in ("", "-") for row in rows)
+        table.add_column(column, justify="right" if numbers and rows else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(printable(cell)) for cell in row))
+    console.print(table)
+
+
+@contextlib.contextmanager
+def bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on stderr with count, rate and time left; nothing where stderr is no terminal."""
+    if not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        def render(self, task: Any) -> Text:
+            return Text(f"{task.finished_speed or task.speed or 0:,.0f} images/s")
+
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task(what, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+def print_hits(hits: Hits, as_json: bool) -> None:
+    """One query's hits: a table, or one JSON object a line."""
+    if as_json:
+        for rank, hit in enumerate(hits, start=1):
+            about = {"path": hit.path, "labels": hit.labels, "id": hit.id, "exact": hits.exact}
+            score = {} if hit.score is None else {"asymmetric_distance": hit.score}
+            print_json({"query": hits.query, "rank": rank, "distance": hit.distance, **score, **about})
+        if not hits:
+            print_json({"query": hits.query, "rank": None, "exact": hits.exact})
+        return
+    certified = "certified exact" if hits.exact else "not certified exact: there may be nearer ones"
+    say(f"{shown_path(hits.query)}: {counted(len(hits), 'hit')}, {certified}")
+    if hits:
+        scored = hits[0].score is not None
+        rows = [
+            (str(rank), str(hit.distance), *([f"{hit.score:.3f}"] if scored else []), *_place(hit))
+            for rank, hit in enumerate(hits, start=1)
+        ]
+        print_table(("rank", "distance", *(["asymmetric"] if scored else []), "path", "labels"), rows)
+
+
+def _place(hit: Hit) -> tuple[str, str]:
+    return shown_path(hit.path), ";".join(hit.labels)
+
+
+@contextlib.contextmanager
+def training_bar() -> Iterator[Callable[[TrainingProgress], None]]:
+    """A bar for each epoch on stderr with loss, rate and time left; a line an epoch where stderr is no terminal."""
+    if not sys.stderr.isatty():
+        yield _training_line
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    with Progress(BarColumn(), TextColumn("{task.description}"), console=Console(stderr=True)) as progress:
+        task = progress.add_task("reading images", total=None)
+
+        def show(at: TrainingProgress) -> None:
+            progress.update(task, completed=at.done, total=at.total, description=_training_text(at))
+            if at.epoch and at.done == at.total:
+                progress.console.print(_training_text(at))
+
+        yield show
+
+
+def _training_line(at: TrainingProgress) -> None:
+    if at.epoch and at.done == at.total:
+        note(_training_text(at))
+
+
+def _training_text(at: TrainingProgress) -> str:
+    if not at.epoch:
+        return f"reading images {at.done:,}/{at.total:,}"
+    parts = [f"epoch {at.epoch}/{at.epochs}", f"loss {at.loss:.4f}", f"{at.images_per_second:,.0f} images/s"]
+    if at.validation_map is not None:
+        parts.append(f"validation mAP {at.validation_map:.4f}")
+    if at.seconds_left is not None:
+        minutes, seconds = divmod(round(at.seconds_left), 60)
+        parts.append(f"{minutes}:{seconds:02d} left")
+    return ", ".join(parts)

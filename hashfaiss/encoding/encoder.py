@@ -1,0 +1,337 @@
+"""Encoder: a network, its preprocessing and its provenance; images in, codes out."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hashfaiss.codes import BIT_ORDER, Codes, check_bits, code_bytes, pack_tensor
+from hashfaiss.encoding.items import Images, as_items
+from hashfaiss.encoding.learned import LearnedCodes
+from hashfaiss.encoding.pipeline import encode_stream
+from hashfaiss.encoding.precision import Precision, choose_precision, images_together
+from hashfaiss.errors import ArgumentError, ImageError, ModelError
+from hashfaiss.files import DIGEST_BYTES, write_atomic
+from hashfaiss.images.preprocessing import Preprocessing
+from hashfaiss.networks import build_network
+
+if TYPE_CHECKING:
+    from hashfaiss.library.image_index import ImageIndex
+
+FORMAT = "hashfaiss-model"
+VERSION = 1
+IDENTITY_PRECISION = "float32"  # what codes are defined by, however they are computed
+# Batches a CPU's core takes at once, so that what half precision leaves to float32 is a batch, too.
+CPU_BATCHES = 3
+GPU_BATCH = 256
+
+
+def choose_devices(device: str) -> list[torch.device]:
+    """Devices separated by commas; ArgumentError for one that is not there, or several that do not go together."""
+    chosen = [choose_device(one.strip()) for one in device.split(",")]
+    gpus = [str(one) for one in chosen if one.type != "cpu"]
+    if len({one.type for one in chosen}) > 1 or len(set(gpus)) < len(gpus):
+        raise ArgumentError(f"device {device!r} names a GPU twice, or other devices beside it: give each GPU once")
+    return chosen
+
+
+def choose_device(device: str) -> torch.device:
+    """`auto` is the GPU where there is one; ArgumentError for a device that is not there."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.zeros(1, device=chosen).item()
+    except (RuntimeError, AssertionError) as error:
+        reason = (str(error).strip().splitlines() or ["unknown"])[0].split(". ")[0][:200]
+        if "Expected one of" in reason or not device:  # torch lists all it has ever known
+            reason = "none is called so"
+        raise ArgumentError(
+            f"device {device!r} cannot be used here ({reason}): give auto, cpu, cuda or cuda:1"
+        ) from None
+    return chosen
+
+
+class Encoder:
+    """Images → K-bit codes.
+
+    Attributes:
+        network: module, normalised images (n, 3, S, S) → real outputs (n, K).
+        preprocessing: how an image becomes the network's input.
+        bits: K.
+        method: what it was trained with, such as "dhida".
+        labels: names of the classes it was trained on.
+        facts: every training setting and result, as plain values.
+        precision: how the network is computed; it changes no code. Codes are those of float32 (`IDENTITY_PRECISION`).
+        device, devices: the first, and all.
+        learned: codes that a database takes for the training images, or None where they are the network's as well.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        network_name: str,
+        network_arguments: dict[str, Any],
+        preprocessing: Preprocessing,
+        method: str,
+        labels: Sequence[str] = (),
+        facts: dict[str, Any] | None = None,
+        device: str = "auto",
+        learned: LearnedCodes | None = None,
+        precision: str = "auto",
+    ) -> None:
+        self.devices = choose_devices(device)
+        self.device = self.devices[0]
+        self.network = network.to(self.device).to(memory_format=torch.channels_last).eval()
+        self.network_name = network_name
+        self.network_arguments = dict(network_arguments)
+        self.preprocessing = preprocessing
+        self.bits = check_bits(network_arguments["bits"])
+        self.method = method
+        self.labels = list(labels)
+        self.facts = dict(facts or {})
+        self.learned = learned
+        self.precision = Precision(self.network, self.device, choose_precision(precision, self.device))
+        self._identity: str | None = None
+
+    def __repr__(self) -> str:
+        return (
+            f"Encoder({self.method}, {self.bits} bits, {self.preprocessing.size} px, "
+            f"{self.device}, identity {self.identity[:12]})"
+        )
+
+    @property
+    def identity(self) -> str:
+        """sha256 of all that decides a code: weights, network, preprocessing, bit order, precision."""
+        if self._identity is None:
+            digest = hashlib.sha256()
+            settings = [
+                self.network_name,
+                self.network_arguments,
+                self.preprocessing.to_dict(),
+                BIT_ORDER,
+                IDENTITY_PRECISION,
+            ]
+            digest.update(json.dumps(settings, sort_keys=True).encode())
+            if self.learned is not None:
+                digest.update(b"".join(self.learned.digests) + self.learned.codes.tobytes())
+            for name, value in sorted(self.network.state_dict().items()):
+                array = value.detach().cpu().contiguous().numpy()
+                digest.update(f"{name}{array.dtype}{array.shape}".encode())
+                digest.update(array.tobytes())
+            self._identity = digest.hexdigest()
+        return self._identity
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], device: str = "auto", precision: str = "auto") -> Encoder:
+        """Read a model file; loading never runs code from it.
+
+        Args:
+            device: "auto", "cpu", "cuda", "cuda:1", ...; of several, as "cuda:0,cuda:1", many image files are
+                encoded in a process for each (a script needs `if __name__ == "__main__":`), all else on the first.
+            precision: "auto", "float32", "bfloat16" or "float16": how fast, not which codes,
+                see `hashfaiss.encoding.precision`.
+
+        Raises:
+            ModelError: missing, damaged, not a hashfaiss model, or of a format version not known here.
+            ArgumentError: `device` is not there, or no such precision.
+        """
+        name = os.fspath(path)
+        chosen = choose_devices(device)
+        chosen_precision = choose_precision(precision, chosen[0])
+        values = _read_model(name)
+        try:
+            network: Any = build_network(values["network"]["name"], values["network"]["arguments"])
+            network.load_state_dict(values["state_dict"])
+            encoder = cls(
+                network,
+                values["network"]["name"],
+                values["network"]["arguments"],
+                Preprocessing.from_dict(values["preprocessing"]),
+                str(values["method"]),
+                [str(label) for label in values["labels"]],
+                values["facts"],
+                ",".join(map(str, chosen)),
+                _learned(values),
+                chosen_precision,
+            )
+            if encoder.identity != values["identity"]:
+                raise ValueError("its weights are not those that were saved")
+            if encoder.bits != values["bits"] or encoder.preprocessing.size < network.smallest_size:
+                raise ArgumentError(f"{values['bits']} bits, {encoder.preprocessing.size} px do not fit its network")
+        except ArgumentError as error:
+            raise ModelError(f"the model {name!r} cannot be used: {error}") from None
+        except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RuntimeError) as error:
+            detail = " ".join(str(error).split())[:200]
+            raise ModelError(
+                f"the model {name!r} is damaged or incomplete ({detail}): train or copy it again"
+            ) from None
+        return encoder
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the model file, whole or not at all.
+
+        Raises:
+            ModelError: the disk is full, or the folder cannot be written; what stood at `path` still stands.
+        """
+        self._identity = None  # the network may have been trained since
+        buffer = io.BytesIO()
+        torch.save(
+            {
+                "format": FORMAT,
+                "version": VERSION,
+                "method": self.method,
+                "network": {"name": self.network_name, "arguments": self.network_arguments},
+                "bits": self.bits,
+                "identity": self.identity,
+                "preprocessing": self.preprocessing.to_dict(),
+                "labels": self.labels,
+                "facts": self.facts,
+                "learned": None
+                if self.learned is None
+                else {"digests": b"".join(self.learned.digests), "codes": torch.from_numpy(self.learned.codes)},
+                "state_dict": {
+                    key: value.detach().cpu().contiguous() for key, value in self.network.state_dict().items()
+                },
+            },
+            buffer,
+        )
+        try:
+            write_atomic(Path(path), buffer.getvalue())
+        except OSError as error:
+            raise ModelError(f"cannot write the model {os.fspath(path)!r}: {error.strerror}") from None
+
+    @property
+    def batch_size(self) -> int:
+        """Images that are best encoded together."""
+        if self.device.type != "cpu":
+            return GPU_BATCH
+        return CPU_BATCHES * images_together(self.preprocessing.size)
+
+    def _inputs(self, images: Tensor) -> Tensor:
+        """Resized images, uint8, as the network takes them: a quarter of what floats would be goes to the device."""
+        moved = images.to(self.device, non_blocking=True).contiguous(memory_format=torch.channels_last)
+        return self.preprocessing.normalise(moved)
+
+    def outputs(self, images: Tensor) -> Tensor:
+        """Real outputs u (n, K), float32 on the encoder's device, of resized images uint8 (n, 3, size, size).
+
+        Those close to zero are decided in float64, so that no sign depends on batch size, thread count or processor.
+
+        Raises:
+            ModelError: the network gave NaN or infinity.
+        """
+        return self.precision.outputs(self._inputs(images))
+
+    def encode_resized(self, images: Tensor) -> Codes:
+        """Codes (n, ceil(K/8)) of resized images uint8 (n, 3, size, size): the signs of `outputs`, packed there."""
+        packed: Codes = pack_tensor(self.precision.signs(self._inputs(images))).cpu().numpy()
+        return packed
+
+    def no_codes(self) -> Codes:
+        """Codes of no image: uint8 (0, ceil(K/8))."""
+        return np.empty((0, code_bytes(self.bits)), dtype=np.uint8)
+
+    def encode(self, images: Images, batch_size: int | None = None, workers: int | None = None) -> Codes:
+        """Codes, uint8 (n, ceil(K/8)), of a folder, paths, Pillow images or a tensor batch (n, 3, height, width).
+
+        A folder is encoded in the order of `find_images`. The rows answer to the images one to one, so an image that
+        cannot be read is an error here; `to_index` skips and reports it.
+
+        Raises:
+            ImageError: an image cannot be read.
+            ArgumentError: the images are of no kind named above.
+        """
+        codes = [self.no_codes()]
+        for batch in encode_stream(self, as_items(images), batch_size=batch_size, workers=workers):
+            for item, reason in batch.skipped:
+                raise ImageError(item.path, reason)
+            codes.append(batch.codes)
+        return np.concatenate(codes)
+
+    def to_index(
+        self,
+        images: Images,
+        path: str | os.PathLike[str] | None = None,
+        kind: str = "auto",
+        labels: str | os.PathLike[str] | Sequence[Sequence[str]] | None = None,
+    ) -> ImageIndex:
+        """Encode `images` into a searchable index: a folder at `path`, or in memory without one.
+
+        See `ImageIndex.build` for what `labels` may be and for the report of images left out.
+        """
+        # the one arrow that runs up: what people want of an encoder is an index
+        from hashfaiss.library.image_index import ImageIndex
+
+        return ImageIndex.of(self, images, path, kind, labels)
+
+
+def _learned(values: dict[str, Any]) -> LearnedCodes | None:
+    """What a model file has of learned codes; ValueError where it is damaged."""
+    if values.get("learned") is None:
+        return None
+    joined, codes = values["learned"]["digests"], values["learned"]["codes"].numpy()
+    digests = [joined[start : start + DIGEST_BYTES] for start in range(0, len(joined), DIGEST_BYTES)]
+    if codes.dtype != np.uint8 or codes.shape != (len(digests), code_bytes(values["bits"])):
+        raise ValueError(f"learned codes {codes.shape} for {len(digests):,} images")
+    return LearnedCodes(digests, codes)
+
+
+def _read_model(name: str) -> dict[str, Any]:
+    try:
+        data = Path(name).read_bytes()
+    except OSError as error:
+        raise ModelError(f"cannot read the model {name!r}: {error.strerror}") from None
+    try:
+        values = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception:  # hostile bytes make the unpickler raise anything
+        values = None
+    if not isinstance(values, dict) or values.get("format") != FORMAT:
+        raise ModelError(
+            f"{name!r} is not a hashfaiss model, but {_seems(data, values)}: give a file that `hashfaiss train` wrote"
+        )
+    version = values.get("version")
+    if not isinstance(version, int) or version != VERSION:
+        raise ModelError(
+            f"the model {name!r} has format version {version!r}, and this hashfaiss reads {VERSION}: "
+            "install the hashfaiss that wrote it, or train again"
+        )
+    return values
+
+
+_MAGIC = {
+    b"\x89PNG": "a PNG image",
+    b"\xff\xd8\xff": "a JPEG image",
+    b"\x89HDF": "an HDF5 file",
+    b"IBx": "a FAISS index",
+    b"\x80": "a pickle that holds more than tensors (it was not run)",
+}
+
+
+def _seems(data: bytes, values: Any) -> str:
+    if isinstance(values, dict) and values and all(isinstance(value, Tensor) for value in values.values()):
+        return f"a bare state dict of {len(values)} tensors (for `hashfaiss train --weights`)"
+    if values is not None:
+        return f"a torch file that holds a {type(values).__name__}"
+    if not data:
+        return "empty"
+    if data.startswith(b"PK"):
+        try:
+            zipfile.ZipFile(io.BytesIO(data))
+        except Exception:  # damaged in any way
+            return "a truncated or damaged archive"
+        return "an archive whose pickle holds more than tensors (it was not run)"
+    for magic, kind in _MAGIC.items():
+        if data.startswith(magic):
+            return kind
+    return "a file of unknown kind"

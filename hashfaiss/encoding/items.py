@@ -1,0 +1,92 @@
+"""What goes into a stream of images, and the batches of codes that come out of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+from PIL.Image import Image
+from torch import Tensor
+
+from hashfaiss.codes import Codes
+from hashfaiss.errors import ArgumentError, ImageError
+from hashfaiss.images.decoding import from_tensor
+from hashfaiss.images.finding import ImageFile, find_images, image_file
+from hashfaiss.images.labels import Labels
+
+Images = str | os.PathLike[str] | Image | Tensor | Sequence[str | os.PathLike[str] | Image]
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One image to encode: a file, or an image in memory."""
+
+    source: ImageFile | Image | Tensor
+    labels: Labels = ()
+
+    @property
+    def file(self) -> ImageFile | None:
+        """The file, or None for an image in memory."""
+        return self.source if isinstance(self.source, ImageFile) else None
+
+    @property
+    def path(self) -> str | None:
+        """The file's path, or None for an image in memory."""
+        return self.file.path if self.file else None
+
+
+@dataclass(slots=True)
+class Batch:
+    """Images encoded together, and those left out among them.
+
+    Attributes:
+        items: the images, in the order they came.
+        digests: of each file's bytes (or an image's pixels): BLAKE2b, 16 bytes.
+        codes: uint8 (len(items), ceil(K/8)).
+        skipped: items that cannot be read, with the reason.
+        outputs: the network's, float32 (len(items), K), where they were asked for.
+    """
+
+    items: list[Item]
+    digests: list[bytes]
+    codes: Codes
+    skipped: list[tuple[Item, str]] = field(default_factory=list)
+    outputs: npt.NDArray[np.float32] | None = None
+
+
+def as_items(images: Images) -> Iterator[Item]:
+    """A folder, a path or paths, Pillow images or a tensor batch, as items.
+
+    Raises:
+        ArgumentError: anything else.
+        ImageError: as they are read, a folder that cannot be listed.
+    """
+    if isinstance(images, (str, os.PathLike)):
+        if os.path.isdir(images):
+            return (Item(file) for file in find_images(images, _refuse))
+        images = [images]
+    elif isinstance(images, Image):
+        images = [images]
+    elif isinstance(images, Tensor):
+        return (Item(image) for image in from_tensor(images))
+    try:
+        return map(_as_item, images)
+    except TypeError:
+        return iter([_as_item(images)])
+
+
+def _refuse(path: str, reason: str) -> None:
+    raise ImageError(path, reason)
+
+
+def _as_item(image: object) -> Item:
+    if isinstance(image, (str, os.PathLike)):
+        return Item(image_file(os.path.abspath(os.fspath(image))))
+    if isinstance(image, Image):
+        return Item(image)
+    raise ArgumentError(
+        f"a {type(image).__name__} was given as an image: give paths, Pillow images or a tensor (n, 3, height, width)"
+    )

@@ -1,0 +1,205 @@
+"""What one run of a table is: its settings, laid over each other, and the folder it lives in.
+
+From below: the method's recipe, the table's settings, the row's, what was asked for all rows alike. The folder's name
+ends in a digest of all that decides the result, so that tables share runs, and other settings are another run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from hashfaiss.datasets.protocols import OUR_FILES, Split
+from hashfaiss.errors import ArgumentError, TrainingError
+from hashfaiss.experiments.tables import Row, Table
+from hashfaiss.images.labels import labelled_images
+from hashfaiss.networks.backbones import BACKBONES, weights_identity
+from hashfaiss.train.checks import check_training_set
+from hashfaiss.train.methods import Shallow, method_class
+from hashfaiss.train.options import Settings, TrainOptions, idle_settings
+from hashfaiss.train.recipes import load_recipe, with_changes
+
+RESULT = "result.json"
+_RESULT_KEYS = {
+    "method",
+    "bits",
+    "seed",
+    "settings",
+    "split",
+    "training",
+    "retrieval",
+    "agreement",
+    "encode",
+    "history",
+}
+DIGEST = 8  # hexadecimal digits
+
+# Where things lie does not make two runs differ; what lies there is compared by sha256.
+_PLACES = ("images", "out", "labels", "queries", "database", "device")
+# How long and how fast a row learns is not what a table compares.
+_SCHEDULE = {"epochs", "learning_rate", "lr_step", "lr_factor", "batch", "evaluate_every"}
+# Settings in which a run may differ from its paper, and those of them that mean something to a shallow method.
+_TOLD = ("backbone", "weights", "size", "fit", "epochs", "batch", "optimiser", "learning_rate", "lr_step", "augment")
+_TOLD_SHALLOW = ("backbone", "weights", "size", "fit")
+
+
+@dataclass(frozen=True)
+class Data:
+    """What all runs of a table are trained and evaluated on.
+
+    Attributes:
+        images: folder the split's paths are relative to.
+        split: queries, training images and database.
+        dataset: a name in `datasets.DATASETS`, or None for one's own.
+        cutoff: R of mAP@R; None for the whole database.
+    """
+
+    images: Path
+    split: Split
+    dataset: str | None
+    cutoff: int | None
+
+    @cached_property
+    def training(self) -> list[tuple[str, tuple[str, ...]]]:
+        """Path and labels of the training images."""
+        return labelled_images(self.images, self.file("train"))
+
+    def file(self, name: str) -> Path:
+        """The list "query", "train" or "database"."""
+        files = self.split.facts.get("files", OUR_FILES)
+        return self.split.folder / str(files[("query", "train", "database").index(name)])
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One run: a row at K bits with a seed.
+
+    Attributes:
+        row, bits, seed: which.
+        folder: where it lives.
+        options, settings: of its training.
+        identity: all that decides what comes out, as JSON has it.
+        differs: name → (the recipe's value, this run's).
+    """
+
+    row: Row
+    bits: int
+    seed: int
+    folder: Path
+    options: TrainOptions
+    settings: Settings
+    identity: dict[str, Any]
+    differs: dict[str, tuple[Any, Any]]
+
+    @property
+    def name(self) -> str:
+        """For people, such as "DHIDA, 16 bits, seed 0"."""
+        return f"{self.row.name}, {self.bits} bits, seed {self.seed}"
+
+    def stored(self) -> dict[str, Any] | None:
+        """What `result.json` holds, or None where the run is not finished; TrainingError where it is damaged."""
+        return read_result(self.folder / RESULT)
+
+
+def plan_run(table: Table, row: Row, bits: int, seed: int, out: Path, data: Data, overrides: Mapping[str, Any]) -> Plan:
+    """Settle the settings of a run, and check that it can be trained; nothing is decoded.
+
+    Args:
+        overrides: fields of `TrainOptions` for all rows alike.
+
+    Raises:
+        ArgumentError: a setting outside what it may be, or one that the table's rows differ in.
+        LabelError, TrainingError: these images cannot train this method.
+    """
+    fixed: dict[str, Any] = {
+        "images": data.images,
+        "labels": data.file("train"),
+        "out": out,
+        "bits": bits,
+        "seed": seed,
+    }
+    if overrides.get("select") == "on-queries":
+        fixed |= {"queries": data.file("query"), "database": data.file("database"), "cutoff": data.cutoff}
+    options = TrainOptions(**lay_over(table, row, data.dataset, overrides), **fixed)
+    settings = options.settle()
+    check_training_set(data.training, settings)
+    own = {name: overrides[name] for name in ("device", "select") if name in overrides}
+    recipe = TrainOptions(**lay_over(table, row, data.dataset, own), **fixed).settle()
+    shallow = issubclass(method_class(row.method), Shallow)
+    told = {name: (getattr(recipe, name), getattr(settings, name)) for name in (_TOLD_SHALLOW if shallow else _TOLD)}
+    differs = {name: pair for name, pair in told.items() if pair[0] != pair[1]}
+    if "lr_step" not in overrides:  # it only follows the epochs
+        differs.pop("lr_step", None)
+    if "weights" in differs:
+        differs["weights"] = (differs["weights"][0], Path(settings.weights).name)
+    identity = _identity(settings, data)
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:DIGEST]
+    folder = out / "runs" / f"{row.method}-{bits}-s{seed}-{digest}"
+    options = dataclasses.replace(options, out=folder / "model.pt")
+    settings = dataclasses.replace(settings, out=str(folder / "model.pt"))
+    return Plan(row, bits, seed, folder, options, settings, identity, differs)
+
+
+def lay_over(table: Table, row: Row, dataset: str | None, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of `TrainOptions` of a row, without those that are each run's own.
+
+    Raises:
+        ArgumentError: `overrides` has a setting in which the table's rows differ.
+    """
+    compared = {name for other in table.rows for name in other.settings} & set(overrides) - _SCHEDULE
+    if compared:
+        name = min(compared)
+        raise ArgumentError(
+            f"the rows of {table.name} differ in {name}, which is what it compares: leave {name}={overrides[name]!r} "
+            "out"
+        )
+    recipe = load_recipe(f"{row.method}-{dataset}" if dataset else row.method).settings
+    chosen, constants = recipe, dict(recipe["method_options"])
+    for layer in (table.settings, row.settings, overrides):
+        chosen = with_changes(chosen, layer)
+        constants |= layer.get("method_options", {})
+    chosen["method_options"] = constants
+    idle = idle_settings(method_class(row.method))
+    chosen = {name: value for name, value in chosen.items() if name not in idle}
+    if "weights" in overrides:
+        chosen["weights"] = weights_of(overrides["weights"], chosen["backbone"])
+    return chosen
+
+
+def weights_of(asked: str, backbone: str) -> str:
+    """The weights for a backbone, of one that is for all, or of `resnet18=FILE,alexnet=none`.
+
+    A backbone that is not named there gets ImageNet's.
+    """
+    pairs = [part.partition("=") for part in asked.split(",")]
+    if not all(equals and name in BACKBONES for name, equals, _ in pairs):
+        return asked
+    return {name: weights for name, _, weights in pairs}.get(backbone, "imagenet")
+
+
+def _identity(settings: Settings, data: Data) -> dict[str, Any]:
+    kept = {name: value for name, value in asdict(settings).items() if name not in _PLACES}
+    kept["weights"] = weights_identity(settings.weights)
+    kept["cutoff"] = data.cutoff
+    kept["split"] = data.split.facts["sha256"]
+    identity: dict[str, Any] = json.loads(json.dumps(kept))
+    return identity
+
+
+def read_result(file: Path) -> dict[str, Any] | None:
+    """The JSON object in a `result.json`, or None where there is no file; TrainingError where it is damaged."""
+    try:
+        found = json.loads(file.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError):
+        found = None
+    if not isinstance(found, dict) or not found.keys() >= _RESULT_KEYS:
+        raise TrainingError(f"{str(file)!r} is damaged: delete it to make that run again")
+    return found

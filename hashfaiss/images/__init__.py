@@ -1,0 +1,1 @@
+"""Images: which files they are (finding), their pixels (decoding), what a network sees (preprocessing), labels."""

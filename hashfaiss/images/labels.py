@@ -1,0 +1,167 @@
+"""Labels of images: from class folders, a CSV file, or the list files of deep-hashing papers.
+
+- Class folders: an image's label is the name of the folder it lies in.
+- CSV: `path,label` a line (a header line may stand first), several labels separated by `;`.
+- List files: a path, then one 0 or 1 for each class, separated by spaces; classes are named by their number.
+
+Paths in a file are relative to the images' folder. Only the images a file lists are used, each once: `./a.png`,
+`x//a.png` and `x/../a.png` are written in the shortest way, and a path that stands twice has the labels of all its
+lines, in their order, each once.
+
+A file whose first line ends in 0s and 1s is a list file, unless that line is also two columns of CSV: then it is CSV
+(`a.png,class 0`), but for a line whose flags follow an image's suffix (`red,blue.png 0 1`).
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Callable, Iterable, Iterator
+
+from hashfaiss.errors import LabelError
+from hashfaiss.images.finding import SUFFIXES, ImageFile, find_images, image_file
+
+Labels = tuple[str, ...]
+
+
+def labelled_files(
+    folder: str | os.PathLike[str],
+    labels_file: str | os.PathLike[str] | None = None,
+    on_skip: Callable[[str, str], None] | None = None,
+) -> Iterator[tuple[ImageFile, Labels]]:
+    """Yield the images below `folder` with their labels; () for an image that lies in no class folder.
+
+    Raises:
+        ArgumentError: `folder` is not a folder.
+        LabelError: `labels_file` cannot be read, or lists no file that exists.
+    """
+    files = find_images(folder, on_skip)
+    root = os.path.abspath(os.fspath(folder))
+    if labels_file is None:
+        return ((file, _folder_label(file.path, root)) for file in files)
+    listed = read_label_file(labels_file)
+    if not any(os.path.isfile(os.path.join(root, path)) for path in listed):
+        raise LabelError(
+            f"{os.fspath(labels_file)!r} lists {len(listed):,} images, such as {next(iter(listed))!r}, and none of "
+            f"them is in {os.fspath(folder)!r}: give the folder its paths start from as the images"
+        )
+    placed: dict[str, Labels] = {}
+    for path, labels in listed.items():
+        _add(placed, os.path.join(root, path), labels)  # the path may be absolute, and listed as a relative one too
+    return ((image_file(path), labels) for path, labels in placed.items())
+
+
+def labelled_images(
+    folder: str | os.PathLike[str], labels_file: str | os.PathLike[str] | None = None
+) -> list[tuple[str, Labels]]:
+    """Path and labels of every image, for training; each image must have a label.
+
+    Raises:
+        ArgumentError: `folder` is not a folder.
+        LabelError: no images, or images without a label.
+    """
+    images = [(file.path, labels) for file, labels in labelled_files(folder, labels_file)]
+    if not images:
+        raise LabelError(f"{os.fspath(folder)!r} holds no images: give a folder with one folder of images per class")
+    bare = [path for path, labels in images if not labels]
+    if bare:
+        raise LabelError(
+            f"{len(bare):,} of {len(images):,} images have no label, such as {bare[0]!r}: put each into the folder "
+            "of its class, or list them in a CSV file of path,label and give it with --labels"
+        )
+    return images
+
+
+def _folder_label(path: str, root: str) -> Labels:
+    folder = os.path.dirname(path)
+    return () if folder == root else (os.path.basename(folder),)
+
+
+def read_label_file(file: str | os.PathLike[str]) -> dict[str, Labels]:
+    """Path → labels, in the file's order (see the top of this module for the formats).
+
+    Raises:
+        LabelError: missing, not text, empty, or a line that is neither format; the message names the line.
+    """
+    name = os.fspath(file)
+    try:
+        # surrogateescape: a file name need not be UTF-8; newline: nor is a carriage return in one the end of a line
+        with open(name, encoding="utf-8-sig", errors="surrogateescape", newline="") as opened:
+            text = opened.read()
+    except OSError as error:
+        raise LabelError(f"cannot read the label file {name!r}: {error.strerror}") from None
+    if "\0" in text:
+        raise LabelError(f"{name!r} is not a text file: give a CSV of path,label or a list file")
+    lines = text.split("\n")  # not splitlines: names may hold what Unicode calls a line separator
+    found = _read_list(name, lines) if _is_list(lines, text) else _read_csv(name, text)
+    if not found:
+        raise LabelError(f"the label file {name!r} lists no images")
+    return found
+
+
+def _is_list(lines: list[str], text: str) -> bool:
+    entry = _list_line(next((line for line in lines if line.strip()), ""))
+    if entry is None:
+        return False
+    if os.path.splitext(entry[0])[1].lower() in SUFFIXES:
+        return True
+    try:
+        rows = csv.reader(io.StringIO(text), strict=True)
+        return len(next(row for row in rows if any(map(str.strip, row)))) != 2
+    except csv.Error:
+        return True
+
+
+def _add(found: dict[str, Labels], path: str, labels: Iterable[str]) -> None:
+    path = os.path.normpath(path)
+    found[path] = tuple(dict.fromkeys((*found.get(path, ()), *labels)))
+
+
+def _list_line(line: str) -> tuple[str, list[str]] | None:
+    """Split `path 0 1 0` into its path and flags, or None where a line is not of that form."""
+    words = line.split()
+    flags = len(words)
+    while flags and words[flags - 1] in ("0", "1"):
+        flags -= 1
+    if flags == 0 or flags == len(words):
+        return None
+    path = line.strip().rsplit(maxsplit=len(words) - flags)[0]
+    return path, words[flags:]
+
+
+def _read_list(name: str, lines: list[str]) -> dict[str, Labels]:
+    found: dict[str, Labels] = {}
+    width = None
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        entry = _list_line(line)
+        if entry is None or (width is not None and len(entry[1]) != width):
+            expected = f"{width} values of 0 or 1" if width else "values of 0 or 1"
+            raise LabelError(f"line {number} of {name!r} is {line[:80]!r}: expected a path, then {expected}")
+        path, flags = entry
+        width = len(flags)
+        _add(found, path, (str(number) for number, flag in enumerate(flags) if flag == "1"))
+    return found
+
+
+def _read_csv(name: str, text: str) -> dict[str, Labels]:
+    found: dict[str, Labels] = {}
+    reader = csv.reader(io.StringIO(text), strict=True)
+    try:
+        for row in reader:
+            if not row or (not found and [cell.strip().lower() for cell in row[:2]] in _HEADERS):
+                continue
+            if len(row) != 2 or not row[0]:
+                raise LabelError(
+                    f"line {reader.line_num} of {name!r} has {len(row)} columns: expected path,label with several "
+                    "labels separated by ';'"
+                )
+            _add(found, row[0], (part.strip() for part in row[1].split(";") if part.strip()))
+    except csv.Error as error:
+        raise LabelError(f"line {reader.line_num} of {name!r} is not CSV: {error}") from None
+    return found
+
+
+_HEADERS = (["path", "label"], ["path", "labels"])

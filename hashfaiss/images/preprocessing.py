@@ -1,0 +1,89 @@
+"""Preprocessing as data: from a decoded image to what a network sees."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from torch.nn.functional import interpolate
+
+from hashfaiss.errors import ArgumentError, ModelError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MAX_SIZE = 4096
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+CROP_SHARE = 224 / 256  # the papers' evaluation crop: resize to 256, keep the central 224
+
+Fit = Literal["crop", "stretch"]
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """From a decoded image to what the network sees, as data that travels in the model file.
+
+    Attributes:
+        size: side in pixels of the square the network sees.
+        fit: "crop" keeps the aspect ratio: of the central square, the middle 224/256 (ImageNet's usual evaluation
+            crop); "stretch" scales the whole image to the square (the papers' way on CIFAR-10).
+        mean, std: subtracted from and divided into RGB values from 0 to 1.
+    """
+
+    size: int = 224
+    fit: Fit = "crop"
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+
+    def __post_init__(self) -> None:
+        if isinstance(self.size, bool) or not isinstance(self.size, int) or not 8 <= self.size <= MAX_SIZE:
+            raise ArgumentError(f"input size is {self.size!r}: give a whole number of pixels from 8 to {MAX_SIZE}")
+        if self.fit not in ("crop", "stretch"):
+            raise ArgumentError(f"fit is {self.fit!r}: give 'crop' or 'stretch'")
+
+    def resize(self, image: Tensor, margin: bool = False) -> Tensor:
+        """Scale one image, uint8 (3, h, w), to (3, size, size), antialiased.
+
+        With `margin`, keep what a random crop needs: the side is `margin_size`, and nothing is cut off the central
+        square. The crop is taken before scaling, so that no long thin image can ask for much memory.
+        """
+        if self.fit == "crop":
+            height, width = image.shape[-2:]
+            side = min(height, width)
+            if not margin:
+                side = max(1, round(side * CROP_SHARE))
+            top, left = (height - side) // 2, (width - side) // 2
+            image = image[..., top : top + side, left : left + side]
+        side = self.margin_size if margin else self.size
+        if image.shape[-2:] == (side, side):
+            return image.contiguous()
+        return interpolate(image[None], size=(side, side), mode="bilinear", antialias=True)[0]
+
+    @property
+    def margin_size(self) -> int:
+        """Side of the image a random crop of `size` is taken from: size * 256 / 224."""
+        return round(self.size / CROP_SHARE)
+
+    def normalise(self, batch: Tensor) -> Tensor:
+        """uint8 (n, 3, size, size) → float32 of the same shape, on the same device."""
+        mean = torch.tensor(self.mean, device=batch.device).view(1, 3, 1, 1)
+        std = torch.tensor(self.std, device=batch.device).view(1, 3, 1, 1)
+        return batch.to(torch.float32, copy=True).div_(255).sub_(mean).div_(std)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for the model file."""
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: Any) -> Preprocessing:
+        """The reverse of `to_dict`; ModelError when the values are not such a description."""
+        try:
+            mean, std = (tuple(float(v) for v in values[name]) for name in ("mean", "std"))
+            if len(mean) != 3 or len(std) != 3 or not np.isfinite(mean + std).all() or min(std) <= 0:
+                raise ValueError("mean and std need three finite values each, and std positive ones")
+            return cls(values["size"], values["fit"], mean, std)
+        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+            raise ModelError(f"the model file's preprocessing cannot be used ({error}): take another file") from None

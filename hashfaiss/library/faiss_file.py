@@ -1,0 +1,122 @@
+"""The FAISS index of an index folder: derived from the codes, checked before FAISS reads it, rebuilt when in doubt."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import faiss
+import numpy as np
+import numpy.typing as npt
+
+from hashfaiss.errors import CorruptIndexError, IndexFolderError
+from hashfaiss.files import large_digest, write_atomic
+from hashfaiss.indexes import CodeIndex, Tuning
+from hashfaiss.indexes.tuning import FLAT_UP_TO, Notice
+from hashfaiss.storage.store import CodeStore, StoreWriter
+
+Bytes = npt.NDArray[np.uint8]
+
+# A file from this size on is not read but mapped: it costs no memory of its own, and all processes that search share
+# it. It must then not be changed in place (a process that looks at a page that is gone dies), which nothing here does.
+MAPPED = 1 << 26
+MEASURE_AGAIN = 2  # `auto` measures again when there are this many times as many images
+
+
+def read_faiss(store: CodeStore) -> Bytes | None:
+    """The FAISS file, if it is of the store's generation and not a byte was altered; mapped where it is large."""
+    entry = store.manifest.get("index")
+    if store.path is None or not entry or entry["generation"] != store.manifest["generation"]:
+        return None
+    path = store.path / "faiss" / Path(entry["file"]).name
+    try:
+        if path.stat().st_size >= MAPPED:
+            data: Bytes = np.memmap(path, np.uint8, mode="r")
+        else:
+            data = np.fromfile(path, np.uint8)
+    except (OSError, ValueError):
+        return None
+    return data if large_digest(data.data) == entry["sha256"] else None
+
+
+def load_codes(store: CodeStore) -> CodeIndex:
+    """The store's codes, searchable: FAISS's index from its file where that is sound, else built anew.
+
+    A reader measures nothing: until a build has chosen for `auto`, it searches flat.
+
+    Raises:
+        CorruptIndexError: a segment is damaged.
+    """
+    codes, ids = store.codes()
+    data = read_faiss(store)
+    if data is not None:
+        with contextlib.suppress(CorruptIndexError):
+            return CodeIndex.load(data, codes, ids, store.bits, usable(store.manifest["index"]["kind"]))
+    kind = store.manifest["kind"]
+    if kind == "auto":
+        kind = (store.manifest.get("index") or {}).get("kind", "flat")
+    return CodeIndex(codes, ids, store.bits, usable(kind))
+
+
+def usable(kind: str) -> str:
+    """A kind as it can be made on this machine: without a GPU, flat answers as `gpu` does."""
+    return "flat" if kind.partition(":")[0] == "gpu" and not faiss.get_num_gpus() else kind
+
+
+def commit_faiss(writer: StoreWriter, kind: str | None) -> None:
+    """Commit what is pending and, where codes or kind changed or its file is not sound, a FAISS index over them.
+
+    Raises:
+        IndexFolderError: the disk is full, say; what was committed stands.
+    """
+    store = writer.store
+    kind = kind or store.manifest["kind"]
+    if not writer.waiting and kind == store.manifest["kind"] and read_faiss(store) is not None:
+        return
+    if writer.waiting:
+        writer.commit()
+    writer.gather()
+    codes, ids = store.codes()
+    before = (store.manifest.get("index") or {}) if kind == store.manifest["kind"] else {}
+    measured = before.get("measured", 0)
+    chosen = kind != "auto" or len(ids) <= FLAT_UP_TO or len(ids) < MEASURE_AGAIN * measured
+    if store.path is None and chosen:  # the index itself is made when it is asked for
+        writer.commit(kind=kind, index=before or None)
+        return
+    if kind == "auto" and measured and len(ids) < MEASURE_AGAIN * measured:
+        made = CodeIndex(codes, ids, store.bits, usable(before["kind"]))
+        _write(store, writer, made, kind, before.get("why", ""), measured)
+        return
+    made = CodeIndex(codes, ids, store.bits, usable(kind))
+    why = made.tuning.why if made.tuning else ""
+    if kind == before.get("kind"):  # what was chosen by tuning stays so
+        why = before.get("why", "")
+    _write(store, writer, made, kind, why, len(ids) if made.tuning else 0)
+
+
+def tune_faiss(writer: StoreWriter, recall: float, memory: int | None, notice: Notice) -> Tuning:
+    """Measure kinds on the store's codes, and commit an index of the one chosen; see `hashfaiss.indexes.tune`."""
+    store = writer.store
+    made = CodeIndex.tuned(*store.codes(), store.bits, recall, memory, notice)
+    assert made.tuning is not None
+    _write(store, writer, made, made.tuning.kind, made.tuning.why, len(made))
+    return made.tuning
+
+
+def _write(store: CodeStore, writer: StoreWriter, made: CodeIndex, kind: str, why: str, measured: int) -> None:
+    generation = store.manifest["generation"] + 1
+    about = {"kind": str(made.kind), "generation": generation, "why": why, "measured": measured}
+    if store.path is None:
+        writer.commit(index=about, kind=kind)
+        return
+    data = made.dump()
+    name = f"faiss/{generation:06d}.index"
+    try:
+        (store.path / "faiss").mkdir(exist_ok=True)
+        write_atomic(store.path / name, data, read_only=True)
+    except OSError as error:
+        raise IndexFolderError(
+            f"cannot write the FAISS index to {str(store.path)!r}: {error.strerror}. The codes are committed; make "
+            "room and run the same command again"
+        ) from None
+    writer.commit(index={**about, "file": name, "sha256": large_digest(data)}, kind=kind)

@@ -1,0 +1,400 @@
+"""ImageIndex: encoder, codes and FAISS index in one folder, or in memory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Unpack, overload
+
+from hashfaiss.codes import Codes
+from hashfaiss.errors import (
+    ArgumentError,
+    CorruptIndexError,
+    ImageError,
+    IndexFolderError,
+    ModelError,
+)
+from hashfaiss.indexes import Answers, CodeIndex, Tuning, near_groups, parse_kind, rerank
+from hashfaiss.indexes.tuning import FLAT_UP_TO, RECALL, Notice
+from hashfaiss.library.answering import How, Outputs, Search, Wanted, stream_hits
+from hashfaiss.library.faiss_file import load_codes, read_faiss, tune_faiss
+from hashfaiss.library.hits import Hit, Hits
+from hashfaiss.library.sync import BuildReport, build, check_encoder, check_images, remove
+from hashfaiss.storage.manifest import MANIFEST
+from hashfaiss.storage.store import CodeStore
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from hashfaiss.encoding.encoder import Encoder
+    from hashfaiss.encoding.items import Images
+    from hashfaiss.library.sync import LabelsOf, Progress
+
+    One = str | os.PathLike[str] | Image
+    Many = list[str] | list[Path] | list[Image] | tuple[One, ...]
+
+
+ENCODER = "encoder.pt"
+
+
+class ImageIndex:
+    """A searchable index of images.
+
+    Make one with `Encoder.to_index` or `ImageIndex.create`, open one with `ImageIndex.open`. An index in a folder is
+    read as it was when opened; `refresh` takes up what other processes have committed since.
+    """
+
+    def __init__(self, store: CodeStore, encoder: Encoder | None = None, device: str = "auto") -> None:
+        self.store = store
+        self._encoder = encoder
+        self._device = device
+        self._codes: CodeIndex | None = None
+        self._part: tuple[Wanted, CodeIndex] | None = None
+
+    @classmethod
+    def create(cls, encoder: Encoder, path: str | os.PathLike[str] | None = None, kind: str = "auto") -> ImageIndex:
+        """A new index at `path` (in memory without one), or the one that is there if `encoder` made it.
+
+        Raises:
+            EncoderMismatchError: the index there was made by another encoder.
+            IndexFolderError: `path` holds other things or cannot be written.
+            ArgumentError: an unknown kind.
+        """
+        parse_kind(kind, encoder.bits, 0)
+        about = {"identity": encoder.identity, "method": encoder.method, "file": ENCODER}
+        if path is None:
+            return cls(CodeStore.create(None, encoder.bits, encoder=about, kind=kind), encoder)
+        folder = Path(path)
+        if not (folder / MANIFEST).exists():
+            store = CodeStore.create(
+                folder, encoder.bits, lambda made: encoder.save(made / ENCODER), encoder=about, kind=kind
+            )
+            return cls(store, encoder)
+        index = cls.open(folder, encoder)
+        try:
+            index._stored_encoder()
+        except CorruptIndexError:  # the right one is at hand
+            encoder.save(folder / ENCODER)
+        return index
+
+    @classmethod
+    def of(
+        cls,
+        encoder: Encoder,
+        images: Images,
+        path: str | os.PathLike[str] | None = None,
+        kind: str = "auto",
+        labels: LabelsOf = None,
+    ) -> ImageIndex:
+        """`images`, indexed: see `Encoder.to_index`. Nothing is made where there are no images."""
+        check_images(images, labels)
+        index = cls.create(encoder, path, kind)
+        index.build(images, labels, None if kind == "auto" else kind)
+        return index
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], encoder: Encoder | None = None, device: str = "auto") -> ImageIndex:
+        """Open the index at `path`; its own encoder is loaded when first needed, unless one is given.
+
+        Raises:
+            IndexFolderError: there is no index of images at `path`.
+            CorruptIndexError: it is damaged.
+            EncoderMismatchError: `encoder` is not the one that made the codes.
+        """
+        index = cls(CodeStore.open(path), device=device)
+        _check_manifest(index.store)
+        if encoder is not None:
+            check_encoder(index.store, encoder)
+            index._encoder = encoder
+        return index
+
+    @property
+    def path(self) -> Path | None:
+        """The folder, or None in memory."""
+        return self.store.path
+
+    @property
+    def bits(self) -> int:
+        """K."""
+        return self.store.bits
+
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder that made the codes.
+
+        Raises:
+            CorruptIndexError: the index's own encoder is damaged or gone.
+        """
+        if self._encoder is None:
+            self._encoder = self._stored_encoder()
+        return self._encoder
+
+    def _stored_encoder(self) -> Encoder:
+        from hashfaiss.encoding.encoder import Encoder
+
+        assert self.path is not None  # an index in memory is made with its encoder
+        try:
+            encoder = Encoder.load(self.path / ENCODER, self._device)
+        except ModelError as error:
+            raise CorruptIndexError(f"the index's encoder cannot be used: {error}") from None
+        if encoder.identity != self.store.manifest["encoder"]["identity"]:
+            raise CorruptIndexError(
+                f"{str(self.path / ENCODER)!r} is not the encoder that made the codes: restore it from a copy, or "
+                "delete the index folder and build again"
+            )
+        return encoder
+
+    @property
+    def codes(self) -> CodeIndex:
+        """The codes, searchable without images; FAISS's own index is taken from its file where that is sound."""
+        found = self._codes
+        if found is None:
+            self._codes = found = load_codes(self.store)
+        return found
+
+    @property
+    def faiss(self) -> Any:
+        """FAISS's index itself, to search; its ids are positions in `index.codes.distinct`.
+
+        It may lie in a file that is mapped, where changing it ends the process.
+        """
+        return self.codes.faiss
+
+    def __len__(self) -> int:
+        return len(self.store)
+
+    def __repr__(self) -> str:
+        return f"ImageIndex({str(self.path) if self.path else 'in memory'}, {len(self):,} images, {self.bits} bits)"
+
+    def info(self) -> dict[str, Any]:
+        """What the index holds and how it is searched, as plain values."""
+        kind, manifest = self.codes.kind, self.store.manifest
+        abilities = kind.abilities
+        return {
+            "images": len(self),
+            "distinct_codes": len(self.codes.distinct),
+            "bits": self.bits,
+            "labels": len(self.store.labels()),
+            "method": manifest["encoder"]["method"],
+            "encoder": manifest["encoder"]["identity"],
+            "kind": str(kind),
+            "why": self._why(),
+            "search": f"{abilities.summary}; {abilities.guarantee}",
+            "exact": abilities.exact,
+            "radius": abilities.radius,
+            "filters": abilities.filter,
+            "removal": abilities.removal,
+            "bytes_per_code": f"{kind.held_bytes / max(1, len(self.codes.distinct)):.1f} "
+            f"({abilities.bytes_per_code.replace('W', str(kind.width))})",
+            "generation": manifest["generation"],
+            "segments": len(manifest["segments"]),
+        }
+
+    def _why(self) -> str:
+        """Why FAISS's kind is what it is."""
+        why: str = (self.store.manifest.get("index") or {}).get("why", "")
+        if why or self.store.manifest["kind"] != "auto":
+            return why or "asked for"
+        return f"auto: at most {FLAT_UP_TO:,} distinct codes"
+
+    def refresh(self) -> None:
+        """Take up the generation committed last."""
+        if self.path is not None:
+            self.store = CodeStore.open(self.path)
+            self._forget()
+            if self._encoder is not None:
+                check_encoder(self.store, self._encoder)
+
+    def _forget(self) -> None:
+        """What is held of the codes is of a generation that was replaced."""
+        self._codes = self._part = None
+
+    # ---- search -------------------------------------------------------------------------------------------------
+
+    @overload
+    def query(self, images: One, k: int = 10, **how: Unpack[How]) -> Hits: ...
+    @overload
+    def query(self, images: Many, k: int = 10, **how: Unpack[How]) -> list[Hits]: ...
+    def query(self, images: One | Many, k: int = 10, **how: Unpack[How]) -> Hits | list[Hits]:
+        """The k images nearest to one image (a path or Pillow image), or to each of several.
+
+        Args:
+            how: see `How`.
+
+        Raises:
+            ImageError: a query cannot be read.
+            ArgumentError: `k` is below 1, or no image of the index is what `how` asks for.
+        """
+        return self._answer(images, self._searcher({"k": k}, how))
+
+    @overload
+    def within(self, images: One, radius: int, **how: Unpack[How]) -> Hits: ...
+    @overload
+    def within(self, images: Many, radius: int, **how: Unpack[How]) -> list[Hits]: ...
+    def within(self, images: One | Many, radius: int, **how: Unpack[How]) -> Hits | list[Hits]:
+        """All images within Hamming distance `radius` of one image, or of each of several; see `query`."""
+        return self._answer(images, self._searcher({"radius": radius}, how))
+
+    def stream(
+        self, images: Iterable[One], k: int | None = None, radius: int | None = None, **how: Unpack[How]
+    ) -> Iterator[Hits | ImageError]:
+        """Hits for each of many images, or why it cannot be read, in their order; give `k` or `radius`."""
+        if (k is None) == (radius is None):
+            raise ArgumentError("give either k or radius")
+        asked = {"k": k} if k is not None else {"radius": radius}
+        return stream_hits(self.encoder, self.hit, images, self._searcher(asked, how))
+
+    def _searcher(self, asked: dict[str, Any], how: How) -> Search:
+        """What answers a batch of queries; wrong arguments are told before any image is read."""
+        if unknown := how.keys() - How.__annotations__:
+            raise ArgumentError(f"{min(unknown)!r} is no way to search: give {', '.join(How.__annotations__)}")
+        order = how.get("rerank")
+        if order not in (None, "asymmetric"):
+            raise ArgumentError(f"rerank is {order!r}: give 'asymmetric', or leave it out")
+        codes, exact = self._among(Wanted.of(how)), how.get("exact", False)
+
+        def search(queries: Codes, outputs: Outputs | None) -> Answers:
+            if outputs is not None:
+                return rerank(codes, queries, outputs, exact=exact, **asked)
+            return (codes.search if "k" in asked else codes.within)(queries, exact=exact, **asked)
+
+        search(self.encoder.no_codes(), None)
+        return Search(search, order is not None)
+
+    def _among(self, wanted: Wanted) -> CodeIndex:
+        """The codes of the images that are asked for; those of the last filter are kept."""
+        if wanted == (None, None):
+            return self.codes
+        part = self._part
+        if part is None or part[0] != wanted:
+            self._part = part = wanted, self.codes.only(wanted.ids(self.store))
+        return part[1]
+
+    def _answer(self, images: One | Many, search: Search) -> Hits | list[Hits]:
+        answers: list[Hits] = []
+        several = isinstance(images, (list, tuple))
+        for result in stream_hits(self.encoder, self.hit, images if several else [images], search):
+            if isinstance(result, ImageError):
+                raise result
+            answers.append(result)
+        return answers if several else answers[0]
+
+    def hit(self, image_id: int, distance: int, score: float | None = None) -> Hit:
+        """The image of an id the codes were searched for."""
+        row = self.store.row(image_id)
+        return Hit(self.store.full_path(row), distance, row.labels, image_id, score)
+
+    def duplicates(self, radius: int = 0, progress: Progress | None = None) -> Iterator[tuple[Hit, ...]]:
+        """Groups of images whose codes lie within `radius` of each other, directly or through others.
+
+        A hit's distance is that of its code from the group's first image.
+
+        Args:
+            progress: called with (distinct codes compared, distinct codes).
+        """
+        for ids, distances in near_groups(self.codes, radius, progress):
+            yield tuple(map(self.hit, ids.tolist(), distances.tolist()))
+
+    # ---- change -------------------------------------------------------------------------------------------------
+
+    def build(
+        self,
+        images: Images,
+        labels: LabelsOf = None,
+        kind: str | None = None,
+        strict: bool = False,
+        progress: Progress | None = None,
+    ) -> BuildReport:
+        """Bring the index into step with `images`.
+
+        A folder is synchronised: its new and changed images are encoded, unchanged ones are not, and those that are
+        gone leave the index; images of other folders stay. Paths, Pillow images and tensors are added. Cut off at
+        any point, the index opens as it was last committed, and the same call carries on.
+
+        Args:
+            images: a folder, paths, Pillow images or a tensor batch (n, 3, height, width).
+            labels: for a folder, a label file (only images it lists are taken), or None for class folders; else the
+                labels of each image, or None.
+            kind: of the FAISS index, such as "flat" or "hash:b=16,flips=2"; None keeps what the index has.
+            strict: raise ImageError for the first image that cannot be read, instead of reporting it.
+            progress: called with (images done, images to do).
+
+        Raises:
+            IndexLockedError: another process is writing.
+            IndexFolderError: the disk is full, say; what was committed stands.
+        """
+        try:
+            return build(self.store, self.encoder, images, labels, True, kind, strict, progress)
+        finally:
+            self._forget()
+
+    def add(self, images: Images, labels: LabelsOf = None, progress: Progress | None = None) -> BuildReport:
+        """Add a folder, paths, Pillow images or a tensor batch; like `build`, but no image leaves the index."""
+        try:
+            return build(self.store, self.encoder, images, labels, forget=False, progress=progress)
+        finally:
+            self._forget()
+
+    def remove(self, images: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> int:
+        """Take out the images at this path or these paths, or below these folders; the files stay. Returns how many.
+
+        Raises:
+            ArgumentError: the index has no image at one of the paths; nothing is removed.
+        """
+        try:
+            return remove(self.store, images)
+        finally:
+            self._forget()
+
+    def tune(self, recall: float = RECALL, memory: int | None = None, notice: Notice = lambda _: None) -> Tuning:
+        """Measure kinds on the codes at hand, and take the one that is fastest of those that reach `recall`.
+
+        The choice and its reason are stored; later builds keep it.
+
+        Args:
+            recall: share of the 10 nearest, by distance, that must be found.
+            memory: bytes that codes and FAISS index may take.
+            notice: told of each trial.
+
+        Raises:
+            ArgumentError: an empty index, a recall outside 0 to 1, a memory that nothing fits.
+        """
+        if not len(self):
+            raise ArgumentError("the index is empty: build it from a folder of images first")
+        try:
+            with self.store.writing() as writer:
+                return tune_faiss(writer, recall, memory, notice)
+        finally:
+            self._forget()
+
+    def verify(self) -> Iterator[tuple[str, str | None]]:
+        """Check every stored file against what was written (`evaluate_index` checks FAISS's answers).
+
+        Yields:
+            what was checked, and what is wrong with it, or None.
+        """
+        yield from self.store.verify()
+        trouble = None
+        if self.path is not None:
+            try:
+                self._stored_encoder()
+            except CorruptIndexError as error:
+                trouble = str(error)
+            yield ENCODER, trouble
+            entry = self.store.manifest.get("index")
+            if entry and entry["generation"] == self.store.manifest["generation"]:
+                sound = read_faiss(self.store) is not None
+                yield entry["file"], None if sound else "missing or altered; the next build writes it anew"
+
+
+def _check_manifest(store: CodeStore) -> None:
+    """IndexFolderError unless the manifest says what an index of images needs beside codes."""
+    encoder, index = store.manifest.get("encoder"), store.manifest.get("index")
+    named = isinstance(encoder, dict) and all(isinstance(encoder.get(key), str) for key in ("identity", "method"))
+    if not named or not isinstance(store.manifest.get("kind"), str):
+        raise IndexFolderError(f"{str(store.path)!r} holds codes, but not the encoder that made them: use CodeStore")
+    texts = ("file", "sha256", "kind")
+    sound = isinstance(index, dict) and all(isinstance(index.get(key), str) for key in texts)
+    if index is not None and not (sound and isinstance(index.get("generation"), int)):
+        raise CorruptIndexError(f"the manifest of {str(store.path)!r} is damaged in what it says of FAISS: restore it")

@@ -1,0 +1,351 @@
+"""CodeStore: immutable HDF5 segments under one manifest.
+
+The manifest is the only file that is ever replaced. What it names is the committed generation; whatever else lies in
+the folder is of no account and is cleared by the next writer. One process writes at a time; readers keep the
+generation they opened, also when it is replaced.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fnmatch
+import hashlib
+import os
+import re
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hashfaiss.codes import Codes, check_bits, check_codes, code_bytes
+from hashfaiss.errors import ArgumentError, CorruptIndexError, IndexFolderError
+from hashfaiss.files import DIGEST_BYTES, write_atomic
+from hashfaiss.storage.manifest import (
+    FORMAT,
+    VERSION,
+    check_free,
+    clear_leftovers,
+    read_manifest,
+    write_manifest,
+    writer_lock,
+)
+from hashfaiss.storage.segments import Int64, Row, Segment, encode_segment, full_path, stored_path
+
+SEGMENT_ROWS = 1 << 20  # a segment is made in memory; this bounds it
+MANY_SEGMENTS = 32  # more than these are gathered into few
+
+
+class CodeStore:
+    """Codes of images and what is known of their files.
+
+    Attributes:
+        path: the folder, or None for a store in memory.
+        bits: K.
+        manifest: the committed generation, as read.
+    """
+
+    def __init__(self, path: Path | None, manifest: dict[str, Any], segments: list[Segment]) -> None:
+        self.path = path
+        self.manifest = manifest
+        self.bits = check_bits(manifest["bits"])
+        self._segments = segments
+        self._live: list[np.ndarray[Any, np.dtype[np.bool_]]] | None = None
+
+    @classmethod
+    def create(
+        cls,
+        path: str | os.PathLike[str] | None,
+        bits: int,
+        prepare: Callable[[Path], None] | None = None,
+        **about: Any,
+    ) -> CodeStore:
+        """A new store, empty.
+
+        Args:
+            path: its folder, or None for a store in memory.
+            bits: K.
+            prepare: called with the folder to put other files there, before there is an index.
+            about: goes into the manifest.
+
+        Raises:
+            IndexFolderError: `path` is a store already, or holds other things, or cannot be made.
+            IndexLockedError: another process is making one there.
+        """
+        facts = {"format": FORMAT, "version": VERSION, "generation": 0, "bits": check_bits(bits)}
+        manifest = {**facts, "next_id": 0, "segments": [], **about}
+        if path is None:
+            return cls(None, manifest, [])
+        folder = Path(os.path.abspath(path))
+        check_free(folder)
+        try:
+            (folder / "codes").mkdir(parents=True, exist_ok=True)
+            with writer_lock(folder):
+                check_free(folder)  # another process may have been quicker
+                if prepare is not None:
+                    prepare(folder)
+                write_manifest(folder, manifest)
+        except OSError as error:
+            raise IndexFolderError(f"cannot make the index {str(path)!r}: {error.strerror}") from None
+        return cls(folder, manifest, [])
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> CodeStore:
+        """Open the committed generation for reading.
+
+        Raises:
+            IndexFolderError: there is no index at `path`, or one of another format version.
+            CorruptIndexError: the manifest or a segment is damaged.
+        """
+        folder = Path(os.path.abspath(path))
+        for attempt in range(10):
+            manifest = read_manifest(folder)
+            try:
+                segments = [
+                    Segment(folder / entry["file"], manifest["bits"], entry["sha256"]) for entry in manifest["segments"]
+                ]
+            except FileNotFoundError as error:
+                # a writer may have replaced the generation just read
+                if attempt == 9 or read_manifest(folder)["generation"] == manifest["generation"]:
+                    raise CorruptIndexError(
+                        f"{error.filename or error!s} is gone from the index: restore it from a copy, or delete the "
+                        "index folder and build again"
+                    ) from None
+                continue
+            break
+        store = cls(folder, manifest, segments)
+        for segment, entry in zip(segments, manifest["segments"], strict=True):
+            if len(segment) != entry["rows"]:
+                raise CorruptIndexError(f"{segment.name} holds {len(segment)} rows, not {entry['rows']}: restore it")
+        return store
+
+    @property
+    def base(self) -> str | None:
+        """The folder that stored paths are relative to: the one the index folder lies in."""
+        return None if self.path is None else str(self.path.parent)
+
+    @property
+    def live(self) -> list[np.ndarray[Any, np.dtype[np.bool_]]]:
+        """For each segment, which rows have not been removed since."""
+        if self._live is None:
+            removed = np.concatenate([np.empty(0, np.int64), *(segment.removed for segment in self._segments)])
+            self._live = [~np.isin(segment.ids, removed) for segment in self._segments]
+        return self._live
+
+    def __len__(self) -> int:
+        return int(sum(np.count_nonzero(live) for live in self.live))
+
+    def codes(self) -> tuple[Codes, Int64]:
+        """Codes (n, ceil(K/8)) and ids (n,) of all images, by ascending id.
+
+        Raises:
+            CorruptIndexError: a segment is damaged.
+        """
+        codes = [np.empty((0, code_bytes(self.bits)), np.uint8)]
+        ids = [np.empty(0, np.int64)]
+        for segment, live in zip(self._segments, self.live, strict=True):
+            codes.append(check_codes(segment.codes, self.bits)[live])
+            ids.append(segment.ids[live])
+        return np.concatenate(codes), np.concatenate(ids)
+
+    def rows(self) -> Iterator[tuple[int, Row]]:
+        """Id and row of every image, by ascending id."""
+        for segment, live in zip(self._segments, self.live, strict=True):
+            try:
+                for row in np.flatnonzero(live).tolist():
+                    yield int(segment.ids[row]), segment.row(row)
+            finally:
+                segment.forget()  # one segment's paths in memory at a time
+
+    def labels(self) -> set[str]:
+        """Every label that an image has."""
+        found = set[str]()
+        for segment, live in zip(self._segments, self.live, strict=True):
+            found |= segment.names(live)
+            segment.forget()
+        return found
+
+    def where(self, labels: Collection[str] | None = None, paths: Collection[str] | None = None) -> Int64:
+        """Ids of the images that have one of `labels` and whose path matches one of `paths`; None asks for nothing.
+
+        A pattern is matched like that of `find -path`: `*` goes across folders. One that does not begin with `/` may
+        begin at any folder of the path: `holiday/*` finds `/photos/holiday/2020/a.jpg`; so does `./holiday/*`.
+        """
+        pattern = None if paths is None else _pattern(paths)
+        found = [np.empty(0, np.int64)]
+        for segment, live in zip(self._segments, self.live, strict=True):
+            chosen = live if labels is None else live & segment.having(set(labels))
+            if pattern is not None:
+                rows = np.flatnonzero(chosen)
+                paths_there = (full_path(segment.path(row), self.base) for row in rows.tolist())
+                matches = (path is not None and pattern.fullmatch(path) is not None for path in paths_there)
+                chosen = np.zeros_like(live)
+                chosen[rows[np.fromiter(matches, np.bool_, len(rows))]] = True
+            found.append(segment.ids[chosen])
+            segment.forget()
+        return np.concatenate(found)
+
+    def row(self, image_id: int) -> Row:
+        """What is known of one image; KeyError if there is none of that id."""
+        for segment in reversed(self._segments):
+            row = int(np.searchsorted(segment.ids, image_id))
+            if row < len(segment) and segment.ids[row] == image_id:
+                return segment.row(row)
+        raise KeyError(image_id)
+
+    def full_path(self, row: Row) -> str | None:
+        """The absolute path of a row's file; None for an image from memory."""
+        return full_path(row.path, self.base)
+
+    def stored_path(self, path: str) -> bytes:
+        """The bytes that stand for an absolute path in this store."""
+        return stored_path(path, self.base)
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[StoreWriter]:
+        """The right to write, for one process at a time; the store then shows what was committed last.
+
+        Raises:
+            IndexLockedError: another process has it.
+        """
+        if self.path is None:
+            yield StoreWriter(self)
+            return
+        with writer_lock(self.path):
+            self._take(CodeStore.open(self.path))
+            clear_leftovers(self.path, self.manifest)
+            yield StoreWriter(self)
+
+    def _take(self, other: CodeStore) -> None:
+        self.manifest, self._segments, self._live = other.manifest, other._segments, None
+
+    def verify(self) -> Iterator[tuple[str, str | None]]:
+        """Read every segment whole; yield its name and what is wrong with it, or None."""
+        for segment, entry in zip(self._segments, self.manifest["segments"], strict=True):
+            trouble = None
+            try:
+                segment.check()
+                if self.path is not None:
+                    data = (self.path / entry["file"]).read_bytes()
+                    if hashlib.sha256(data).hexdigest() != entry["sha256"]:
+                        trouble = "its bytes are not those that were written"
+            except (CorruptIndexError, OSError) as error:
+                trouble = str(error)
+            yield entry["file"], trouble
+
+
+def _pattern(paths: Collection[str]) -> re.Pattern[str]:
+    """One expression for all patterns."""
+    parts = [
+        ("" if path.startswith("/") else "(?:.*/)?") + fnmatch.translate(path.removeprefix("./")) for path in paths
+    ]
+    return re.compile("|".join(parts) or "(?!)", re.DOTALL)
+
+
+class StoreWriter:
+    """Collects rows and removals, and commits them as a new generation."""
+
+    def __init__(self, store: CodeStore) -> None:
+        self.store = store
+        self._codes: list[Codes] = []
+        self._rows: list[Row] = []
+        self._removed: list[int] = []
+        self.last_commit = time.monotonic()
+
+    @property
+    def pending(self) -> int:
+        """Rows not committed yet."""
+        return len(self._rows)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether there is anything to commit."""
+        return bool(self._rows or self._removed)
+
+    def append(self, codes: Codes, rows: Sequence[Row]) -> None:
+        """Add images: codes (n, ceil(K/8)) and a row for each. They get the next ids, in order."""
+        checked = check_codes(codes, self.store.bits)
+        if len(checked) != len(rows) or any(len(row.digest) != DIGEST_BYTES for row in rows):
+            raise ArgumentError(
+                f"{len(checked)} codes and {len(rows)} rows were given: give a row for each code, with a digest of "
+                f"{DIGEST_BYTES} bytes"
+            )
+        self._codes.append(checked)
+        self._rows.extend(rows)
+
+    def remove(self, ids: Sequence[int]) -> None:
+        """Take out images that were committed before."""
+        self._removed.extend(ids)
+
+    def commit(self, **about: Any) -> None:
+        """Write what was collected as one segment and replace the manifest, with `about` set in it.
+
+        Raises:
+            IndexFolderError: the disk is full or the folder cannot be written; the generation before stands.
+        """
+        manifest = {**self.store.manifest, **about, "generation": self.store.manifest["generation"] + 1}
+        segments = list(self.store._segments)
+        try:
+            if self._rows or self._removed:
+                ids = np.arange(manifest["next_id"], manifest["next_id"] + len(self._rows), dtype=np.int64)
+                codes = (
+                    np.concatenate(self._codes) if self._codes else np.empty((0, code_bytes(self.store.bits)), np.uint8)
+                )
+                manifest["next_id"] += len(ids)
+                removed = np.array(self._removed, np.int64)
+                entry, segment = self._write(manifest, len(segments), codes, ids, self._rows, removed)
+                manifest["segments"] = [*manifest["segments"], entry]
+                segments.append(segment)
+            if self.store.path is not None:
+                write_manifest(self.store.path, manifest)
+        except OSError as error:
+            raise IndexFolderError(
+                f"cannot write to the index {str(self.store.path)!r}: {error.strerror or error}. What was committed "
+                "before stands; make room or give rights, and run the same command again"
+            ) from None
+        self.store.manifest, self.store._segments, self.store._live = manifest, segments, None
+        self._codes, self._rows, self._removed = [], [], []
+        self.last_commit = time.monotonic()
+
+    def _write(
+        self, manifest: dict[str, Any], number: int, codes: Codes, ids: Int64, rows: Sequence[Row], removed: Int64
+    ) -> tuple[dict[str, Any], Segment]:
+        provenance = {"encoder": manifest.get("encoder", {}).get("identity", "")}
+        data = encode_segment(codes, ids, rows, removed, self.store.bits, provenance)
+        digest = hashlib.sha256(data).hexdigest()
+        name = f"codes/{manifest['generation']:06d}-{number:02d}-{digest[:4]}.h5"
+        entry = {"file": name, "rows": len(rows), "removed": len(removed), "sha256": digest}
+        if self.store.path is None:
+            return entry, Segment(data, self.store.bits)
+        write_atomic(self.store.path / name, data)
+        return entry, Segment(self.store.path / name, self.store.bits)
+
+    def gather(self) -> None:
+        """Rewrite the live rows into as few segments as can be, when there are many segments or mostly dead rows."""
+        store = self.store
+        total, live = sum(len(segment) for segment in store._segments), len(store)
+        if len(store._segments) <= MANY_SEGMENTS + live // SEGMENT_ROWS and total <= 2 * live + SEGMENT_ROWS // 16:
+            return
+        manifest = {**store.manifest, "generation": store.manifest["generation"] + 1, "segments": []}
+        codes, ids = store.codes()
+        rows = store.rows()
+        segments: list[Segment] = []
+        try:
+            for start in range(0, len(ids), SEGMENT_ROWS):
+                part = slice(start, start + SEGMENT_ROWS)
+                gathered = [row for _, row in islice(rows, SEGMENT_ROWS)]
+                nothing = np.empty(0, np.int64)
+                entry, segment = self._write(manifest, len(segments), codes[part], ids[part], gathered, nothing)
+                manifest["segments"].append(entry)
+                segments.append(segment)
+            if store.path is not None:
+                write_manifest(store.path, manifest)
+        except OSError as error:
+            raise IndexFolderError(
+                f"cannot write to the index {str(store.path)!r}: {error.strerror or error}"
+            ) from None
+        store.manifest, store._segments, store._live = manifest, segments, None
+        if store.path is not None:
+            clear_leftovers(store.path, manifest)

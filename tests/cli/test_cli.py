@@ -1,0 +1,338 @@
+"""The command line, as a person or a pipe uses it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from commands import run, runner
+from PIL import Image
+
+from hashfaiss.cli import app
+from hashfaiss.encoding.encoder import Encoder
+from hashfaiss.library.image_index import ImageIndex
+from hashfaiss.train.methods import METHODS
+
+ROOT = Path(__file__).parents[2]
+COMMANDS = sorted(
+    [
+        *(command.callback.__name__ for command in app.registered_commands),  # type: ignore[union-attr]
+        *(
+            f"{group.name} {command.name}"
+            for group in app.registered_groups
+            for command in group.typer_instance.registered_commands  # type: ignore[union-attr]
+        ),
+    ]
+)
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoder: Encoder, photos: Path) -> Path:
+    """A folder with model.pt, photos.index built of `photos`, and nothing else; the current one."""
+    monkeypatch.chdir(tmp_path)
+    encoder.save("model.pt")
+    encoder.to_index(photos, "photos.index")
+    return tmp_path
+
+
+def test_help_needs_no_torch_and_answers_at_once() -> None:
+    code = "import sys; from hashfaiss.cli import app; app(['--help'], standalone_mode=False); print(*sys.modules)"
+    printed = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert "Usage" in printed
+    assert not {"torch", "faiss", "numpy", "rich"} & set(printed.split())
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_an_example_and_a_place_in_the_readme(command: str) -> None:
+    text = run(*command.split(), "--help")
+    assert "Usage: hashfaiss" in text or "Usage: root" in text
+    assert f"hashfaiss {command}" in text
+    assert f"hashfaiss {command}" in (ROOT / "README.md").read_text()
+
+
+def test_methods_are_listed() -> None:
+    lines = run("methods").splitlines()
+    assert sum(line.split()[:1] == [name] for line in lines for name in METHODS) == len(METHODS)
+    told = [json.loads(line) for line in run("methods", "--json").splitlines()]
+    assert [method["name"] for method in told] == list(METHODS)
+    assert told[0]["options"]["gamma"] == 0.1
+    one = run("methods", "dbdh")
+    assert re.search(r"ste +true", one)
+    assert re.search(r"learning_rate +1e-05", one)
+
+
+def test_bench_train_measures_both_in_one_run() -> None:
+    asked = ["--backbone", "resnet-small", "--size", "16", "--batch", "8", "--batches", "2", "--rounds", "3"]
+    found = json.loads(run("bench", "train", *asked, "--json"))
+    assert len(found["trainer"]) == len(found["bare"]) == 3
+    assert min(*found["trainer"], *found["bare"]) > 0
+    ratios = [ours / bare for ours, bare in zip(found["trainer"], found["bare"], strict=True)]
+    assert found["ratio"] == sorted(ratios)[1]
+    assert "median" in run("bench", "train", *asked)
+
+
+def test_version() -> None:
+    assert re.fullmatch(r"\d+\.\d+\.\d+\n", run("--version"))
+
+
+def test_build_then_nothing_to_do(here: Path, photos: Path) -> None:
+    first = run("build", "--model", "model.pt", "--images", str(photos), "--index", "new.index")
+    assert first.startswith("12 encoded, 0 unchanged, 0 removed, 0 skipped, ")
+    again = run("build", "--model", "model.pt", "--images", str(photos), "--index", "new.index")
+    assert again.startswith("0 encoded, 12 unchanged, 0 removed, 0 skipped, ")
+
+
+def test_build_reports_what_it_left_out(here: Path, photos: Path) -> None:
+    (photos / "cat" / "bad.jpg").write_bytes(b"no image")
+    result = runner.invoke(app, ["build", "--model", "model.pt", "--images", str(photos), "--index", "photos.index"])
+    assert result.exit_code == 0
+    assert "1 skipped (see photos.index/skipped.jsonl)" in result.stdout
+    assert "bad.jpg: not an image" in result.stderr
+    (line,) = Path("photos.index/skipped.jsonl").read_text().splitlines()
+    assert json.loads(line)["path"].endswith("bad.jpg")
+    strict = run("build", "--model", "model.pt", "--images", str(photos), "--index", "s.index", "--strict", code=1)
+    assert "bad.jpg" in strict
+
+
+def test_query_table_and_json_agree(here: Path, photos: Path) -> None:
+    image = str(next((photos / "cat").iterdir()))
+    table = run("query", image, "--index", "photos.index", "-k", "3")
+    assert "3 hits, certified exact" in table
+    lines = [
+        json.loads(line) for line in run("query", image, "--index", "photos.index", "-k", "3", "--json").splitlines()
+    ]
+    assert [line["rank"] for line in lines] == [1, 2, 3]
+    assert lines[0]["path"] == image
+    assert lines[0]["distance"] == 0
+    assert lines[0]["labels"] == ["cat"]
+    assert all(line["exact"] for line in lines)
+    for line in lines:
+        assert os.path.relpath(line["path"]) in table
+
+
+def test_query_radius_is_inclusive(here: Path, photos: Path) -> None:
+    image = str(next((photos / "cat").iterdir()))
+    asked = ["query", image, "--index", "photos.index", "--json"]
+    everything = [json.loads(line)["distance"] for line in run(*asked, "-k", "12").splitlines()]
+    for radius in (0, 3, 20):
+        within = [json.loads(line)["distance"] for line in run(*asked, "--radius", str(radius)).splitlines()]
+        assert within == [distance for distance in everything if distance <= radius]
+
+
+@pytest.mark.parametrize("last", [True, False])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\0"])
+def test_query_reads_paths_from_stdin(here: Path, photos: Path, end: str, last: bool) -> None:
+    images = sorted(str(path) for path in (photos / "dog").iterdir())
+    given = end.join(images) + end * last
+    printed = run("query", "-", "--index", "photos.index", "-k", "1", "--json", stdin=given)
+    assert [json.loads(line)["query"] for line in printed.splitlines()] == images
+
+
+def test_paths_ended_by_nul_may_hold_line_ends(here: Path, photos: Path) -> None:
+    strange = photos / "dog" / "two\nlines\r"
+    (photos / "dog/0.jpg").rename(strange)
+    asked = ["query", "-", "--index", "photos.index", "-k", "1", "--json"]
+    printed = run(*asked, stdin=f"{strange}\0{photos / 'dog/1.png'}\0")
+    assert [json.loads(line)["query"] for line in printed.splitlines()] == [str(strange), str(photos / "dog/1.png")]
+
+
+def test_what_cannot_be_drawn_is_told_before_the_work(here: Path, photos: Path) -> None:
+    asked = ["query", "gone.png", "--index", "photos.index"]
+    assert "'gone' is no folder" in run(*asked, "--montage", "gone/hits.png", code=1)
+    assert "'photos.index' is a folder" in run(*asked, "--montage", "photos.index", code=1)
+    assert "model.pt' is no folder" in run("evaluate", "--index", "photos.index", "--plots", "model.pt/plots", code=1)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="SIGPIPE is of POSIX")
+def test_a_reader_who_has_seen_enough(here: Path, photos: Path) -> None:
+    asked = f"{sys.executable} -m hashfaiss query {' '.join([str(photos / 'dog/0.jpg')] * 40)}"
+    command = f"{asked} --index photos.index --json | head -n 1; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert (done.stdout.splitlines()[1], done.stderr) == ("141", "")
+
+
+def test_query_goes_on_after_an_unreadable_image(here: Path, photos: Path) -> None:
+    image = str(next((photos / "cat").iterdir()))
+    result = runner.invoke(app, ["query", "gone.jpg", image, "--index", "photos.index", "--json", "-k", "1"])
+    assert result.exit_code == 1
+    assert "gone.jpg': no such file" in result.stderr
+    assert json.loads(result.stdout)["query"] == image
+
+
+def test_query_among_some_exactly_and_reranked(here: Path, photos: Path) -> None:
+    asked = [str(photos / "cat/0.jpg"), "--index", "photos.index", "-k", "20", "--json"]
+    some = [json.loads(line) for line in run("query", *asked, "--label", "cat", "--label", "dog").splitlines()]
+    assert len(some) == 8
+    assert {tuple(hit["labels"]) for hit in some} == {("cat",), ("dog",)}
+    png = [json.loads(line) for line in run("query", *asked, "--path", "cat/*.png", "--exact").splitlines()]
+    assert {Path(hit["path"]).name for hit in png} == {"1.png", "3.png"}
+    assert all(hit["exact"] for hit in png)
+    ordered = [json.loads(line) for line in run("query", *asked, "--rerank", "asymmetric").splitlines()]
+    scores = [hit["asymmetric_distance"] for hit in ordered]
+    assert (len(scores), scores) == (12, sorted(scores))
+    table = run("query", *asked[:-1], "--rerank", "asymmetric")
+    assert "asymmetric" in table
+    assert f"{scores[-1]:.3f}" in table
+
+
+def test_duplicates_are_listed_by_group(here: Path, photos: Path) -> None:
+    (photos / "dog/copy.jpg").write_bytes((photos / "cat/2.jpg").read_bytes())
+    run("build", "--model", "model.pt", "--images", str(photos), "--index", "photos.index")
+    lines = [json.loads(line) for line in run("duplicates", "--index", "photos.index", "--json").splitlines()]
+    groups = [{Path(image["path"]).name for image in line["images"]} for line in lines]
+    assert any({"2.jpg", "copy.jpg"} <= group for group in groups)
+    assert [line["group"] for line in lines] == list(range(1, len(lines) + 1))
+    table = run("duplicates", "--index", "photos.index", "--radius", "20")
+    assert "group 1: 13 images" in table
+    assert "1 group of 13 images within distance 20" in table
+    told = run("duplicates", "--index", "photos.index", "--radius", "21", code=2)
+    assert "radius is 21: give a whole number from 0 to 20" in told
+
+
+def test_montage_is_a_sheet_of_query_and_hits(here: Path, photos: Path) -> None:
+    image = next((photos / "cat").iterdir())
+    run("query", str(image), "--index", "photos.index", "-k", "4", "--montage", "hits.png")
+    with Image.open("hits.png") as sheet:
+        colours = {colour for _, colour in sheet.convert("RGB").getcolors(1 << 24)}
+        assert sheet.width > 5 * 128
+    assert (0x2E, 0x9E, 0x4F) in colours  # the query itself is indexed: at least one hit is right
+
+
+def test_names_of_any_bytes_survive_the_pipe(here: Path, photos: Path) -> None:
+    strange = os.fsencode(photos / "cat") + b"/new\nline-\xff[red].png"
+    Path(os.fsdecode(strange)).write_bytes(next((photos / "cat").glob("*.png")).read_bytes())
+    run("build", "--model", "model.pt", "--images", str(photos), "--index", "photos.index")
+    asked = ["query", os.fsdecode(strange), "--index", "photos.index", "-k", "12"]
+    paths = [json.loads(line)["path"] for line in run(*asked, "--json").splitlines()]
+    assert strange in [os.fsencode(path) for path in paths]
+    assert "new\\nline-\\udcff[red].png" in run(*asked).replace("\n", "")
+
+
+def test_evaluate_with_plots_and_json(here: Path, photos: Path) -> None:
+    text = run("evaluate", "--index", "photos.index", "--plots", "plots")
+    assert re.search(r"ids equal at every rank +100.00 %", text)
+    assert sorted(path.name for path in Path("plots").iterdir()) == [
+        "buckets.png",
+        "health.png",
+        "precision-recall-at.png",
+        "precision-recall.png",
+    ]
+    report = json.loads(run("evaluate", "--index", "photos.index", "--json", "--queries", str(photos)))
+    assert report["agreement"]["queries"] == 12
+    assert report["leaks"] == 12
+    assert 0 < report["retrieval"]["mean_average_precision"] <= 1
+
+
+def test_info_verify_remove(here: Path, photos: Path) -> None:
+    assert json.loads(run("info", "--index", "photos.index", "--json"))["images"] == 12
+    assert "sound" in run("verify", "--index", "photos.index")
+    assert run("remove", str(photos / "cat"), "--index", "photos.index").startswith("4 removed, 8 left")
+    (segment, *_) = Path("photos.index/codes").iterdir()
+    data = bytearray(segment.read_bytes())
+    data[len(data) // 2] ^= 1
+    segment.write_bytes(data)
+    result = runner.invoke(app, ["verify", "--index", "photos.index"])
+    assert result.exit_code == 1
+
+
+WRONG = [
+    (["query", "x.png", "-k", "0", "--index", "photos.index"], 2, "k is 0"),
+    (["query", "x.png", "--radius", "-1", "--index", "photos.index"], 2, "radius is -1"),
+    (["query", "x.png", "--radius", "1", "-k", "1", "--index", "photos.index"], 2, "both -k and --radius"),
+    (["query", "x.png"], 1, "there is no index at"),
+    (["query", "x.png", "--index", "photos.index", "--device", "cuda:99"], 2, "device 'cuda:99'"),
+    (["build", "--model", "model.pt", "--images", "gone"], 2, "does not exist"),
+    (["build", "--model", "model.pt", "--images", "empty"], 1, "holds no images"),
+    (["build", "--model", "gone.pt", "--images", "empty"], 1, "cannot read the model"),
+    (["build", "--model", "note.txt", "--images", "empty"], 1, "is not a hashfaiss model"),
+    (["build", "--model", "model.pt", "--images", "photos", "--kind", "fast"], 2, "no index kind"),
+    (["build", "--model", "model.pt", "--images", "photos", "--kind", ""], 2, "no index kind ''"),
+    (["bench", "evaluate", "--queries", "0"], 2, "0 queries"),
+    (["bench", "search", "--size", "9"], 2, "size is 9: give 10 or more"),
+    (["build", "--model", "model.pt", "--images", "empty", "--labels", "gone.csv"], 1, "cannot read the label file"),
+    (["build", "--model", "model.pt", "--images", "empty", "--labels", "names.csv"], 1, "none of them is in"),
+    (["build", "--model", "other.pt", "--images", "empty", "--index", "photos.index"], 1, "made by another model"),
+    (["query", "x.png", "--model", "other.pt", "--index", "photos.index"], 1, "made by another model"),
+    (["train", "--images", "empty", "--bits", "0"], 2, "bits is 0"),
+    (["train", "--images", "empty", "--bits", "4096"], 2, "bits is 4096"),
+    (["train", "--images", "empty", "--weights", "none"], 1, "holds no images"),
+    (["train", "--images", "empty", "--method", "magic"], 2, "unknown method"),
+    (["train", "--images", "empty", "--labels", "names.csv", "--weights", "none"], 1, "none of them is in"),
+    (["split", "--images", "empty", "--out", "s"], 1, "holds no images"),
+    (["split", "--images", "photos", "--out", "s", "--protocol", "x"], 2, "unknown protocol 'x'"),
+    (["train", "--images", "photos", "--recipe", "dhida-mnist"], 2, "there is no recipe 'dhida-mnist'"),
+    (["train", "--method", "dhida"], 2, "give either --images"),
+    (["methods", "magic"], 2, "unknown method 'magic'"),
+    (["train", "--images", "photos", "--option", "gamma"], 2, "is not of the form name=value"),
+    (["bench", "train", "--rounds", "0"], 2, "rounds is 0"),
+    (["bench", "train", "--method", "itq"], 2, "itq is fitted, not trained"),
+    (["evaluate", "--index", "photos.index", "--queries", "empty"], 2, "holds no image"),
+    (["evaluate", "--index", "photos.index", "--norm", "x"], 2, "norm is 'x'"),
+    (["evaluate", "--index", "photos.index", "--seed", "-1"], 2, "seed is -1"),
+    (["evaluate", "--index", "photos.index", "--labels", "names.csv"], 2, "without queries"),
+    (["build", "--model", "model.pt", "--images", "note.txt"], 2, "is a file"),
+    (["evaluate", "--index", "empty"], 1, "there is no index at"),
+    (["remove", "x.png", "--index", "photos.index"], 2, "no image at"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "code", "sentence"), WRONG, ids=lambda value: str(value)[:60])
+def test_wrong_input_gets_one_sentence(here: Path, arguments: list[str], code: int, sentence: str) -> None:
+    Path("empty").mkdir()
+    Path("note.txt").write_text("not a model")
+    Path("names.csv").write_text("path,label\na.png,cat\n")
+    other = Encoder.load("model.pt")
+    next(other.network.parameters()).data.add_(1)
+    other.save("other.pt")
+    before = ImageIndex.open("photos.index").store.manifest
+    printed = run(*arguments, code=code)
+    assert sentence in printed
+    assert "Traceback" not in printed
+    assert printed.count("\n") == 1
+    assert ImageIndex.open("photos.index").store.manifest == before
+    assert not Path("hashfaiss.index").exists()
+
+
+def test_numbers_of_any_size(here: Path, photos: Path) -> None:
+    image, huge = str(next((photos / "cat").iterdir())), str(10**20)
+    assert run("query", image, "--index", "photos.index", "-k", huge, "--json").count("\n") == 12
+    assert run("query", image, "--index", "photos.index", "--radius", huge, "--json").count("\n") == 12
+    assert "mAP@12" in run("evaluate", "--index", "photos.index", "--depth", huge, "-R", huge)
+
+
+def test_wrong_usage_exits_with_2(here: Path) -> None:
+    assert "Missing option" in run("build", code=2)
+    assert "No such command" in run("biuld", code=2)
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(here: Path, photos: Path) -> None:
+    image = str(next((photos / "cat").iterdir()))
+    command = f"{sys.executable} -m hashfaiss query - --index photos.index --json -k 12 | head -n 1"
+    done = subprocess.run(command, shell=True, input=f"{image}\n" * 400, capture_output=True, text=True)
+    assert done.stdout.count("\n") == 1
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_a_build_that_the_next_one_continues(here: Path, photos: Path) -> None:
+    source = next((photos / "cat").glob("*.png"))
+    for number in range(3000):
+        (photos / "cat" / f"copy{number}.png").write_bytes(source.read_bytes())
+    command = [sys.executable, "-m", "hashfaiss", "build", "--model", "model.pt", "--images", str(photos)]
+    building = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not Path("hashfaiss.index/manifest.json").exists():
+        time.sleep(0.02)
+    time.sleep(0.7)
+    building.send_signal(2)
+    _, stderr = building.communicate(timeout=60)
+    assert building.returncode == 130
+    assert "stopped" in stderr
+    kept = len(ImageIndex.open("hashfaiss.index"))
+    last = run("build", "--model", "model.pt", "--images", str(photos))
+    assert last.startswith(f"{3012 - kept:,} encoded, {kept:,} unchanged, 0 removed")

@@ -1,0 +1,499 @@
+"""Builds: what is encoded, kept and forgotten, and what is left when one is cut off."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import tracemalloc
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hashfaiss import files as files_module
+from hashfaiss.encoding import pipeline
+from hashfaiss.errors import ArgumentError, HashfaissError, ImageError, IndexFolderError, IndexLockedError, LabelError
+from hashfaiss.images import decoding, finding
+from hashfaiss.library import sync
+from hashfaiss.library.image_index import ImageIndex
+from hashfaiss.storage.segments import Row
+from hashfaiss.storage.store import CodeStore
+
+
+def counts(report):
+    return report.encoded, report.unchanged, report.removed, len(report.skipped)
+
+
+def content(index):
+    """Path below the index's own folder → code and labels, of every image."""
+    codes, _ = index.store.codes()
+    rows = [row for _, row in index.store.rows()]
+    assert len({row.path for row in rows}) == len(rows)
+    return {os.fsdecode(row.path): (code.tobytes(), row.labels) for row, code in zip(rows, codes, strict=True)}
+
+
+def later(path):
+    os.utime(path, ns=(1, path.stat().st_mtime_ns + 10**9))
+
+
+@pytest.fixture
+def index(encoder, photos):
+    index = ImageIndex.create(encoder, photos.parent / "x.index")
+    assert counts(index.build(photos)) == (12, 0, 0, 0)
+    return index
+
+
+def test_a_build_encodes_what_is_new_or_changed_and_forgets_what_is_gone(index, encoder, photos):
+    first, generation = content(index), index.store.manifest["generation"]
+    assert len(index) == 12
+    assert {labels for _, labels in first.values()} == {("bird",), ("cat",), ("dog",)}
+    assert counts(index.build(photos)) == (0, 12, 0, 0)
+    assert index.store.manifest["generation"] == generation  # nothing was written
+
+    later(photos / "cat/0.jpg")  # touched: the same code again
+    assert counts(index.build(photos)) == (1, 11, 0, 0)
+    assert content(index) == first
+
+    shutil.copy(photos / "dog/1.png", photos / "cat/1.png")  # changed
+    (photos / "bird/2.jpg").unlink()
+    (photos / "fish").mkdir()
+    shutil.copy(photos / "dog/0.jpg", photos / "fish/new.jpg")
+    (photos / "cat/broken.jpg").write_bytes(b"no image")
+    (photos / "cat/notes.txt").write_text("not looked at")
+    report = index.build(photos)
+    assert counts(report) == (2, 10, 1, 1)
+    now = content(index)
+    assert now["photos/cat/1.png"] == (first["photos/dog/1.png"][0], ("cat",))
+    assert now["photos/fish/new.jpg"] == (first["photos/dog/0.jpg"][0], ("fish",))
+    assert set(first) - set(now) == {"photos/bird/2.jpg"}
+    assert set(now) - set(first) == {"photos/fish/new.jpg"}
+    assert [json.loads(line)["path"] for line in report.skipped_report.read_text().splitlines()] == [
+        str(photos / "cat/broken.jpg")
+    ]
+    np.testing.assert_array_equal(
+        index.store.codes()[0][-2:], encoder.encode([photos / "cat/1.png", photos / "fish/new.jpg"])
+    )
+    assert content(ImageIndex.open(index.path)) == now
+
+    shutil.move(photos / "fish", photos / "carp")  # another label
+    assert counts(index.build(photos)) == (1, 11, 1, 1)
+    assert content(index)["photos/carp/new.jpg"] == (now["photos/fish/new.jpg"][0], ("carp",))
+    (photos / "cat/broken.jpg").unlink()
+    assert index.build(photos).skipped_report is None
+    assert not (index.path / "skipped.jsonl").exists()
+
+
+def test_an_image_that_became_unreadable_leaves_and_is_named(index, photos):
+    (photos / "dog/0.jpg").write_bytes(b"")
+    report = index.build(photos)
+    assert counts(report) == (0, 11, 1, 1)
+    assert report.skipped == [(str(photos / "dog/0.jpg"), "empty file")]
+    assert "photos/dog/0.jpg" not in content(index)
+    assert len(index) == 11
+
+
+def test_labels_from_a_file(encoder, photos):
+    table = photos.parent / "labels.csv"
+    table.write_text("path,label\ncat/0.jpg,cat;pet\n./dog/0.jpg,dog\nbird/gone.jpg,bird\n")
+    index = ImageIndex.create(encoder)
+    report = index.build(photos, table)
+    assert (counts(report), report.skipped) == ((2, 0, 0, 1), [(str(photos / "bird/gone.jpg"), "no such file")])
+    labels = {index.store.full_path(row): row.labels for _, row in index.store.rows()}
+    assert labels == {str(photos / "cat/0.jpg"): ("cat", "pet"), str(photos / "dog/0.jpg"): ("dog",)}
+    table.write_text("path,label\ncat/0.jpg,cat\n")
+    assert counts(index.build(photos, table)) == (1, 0, 1, 0)
+    assert counts(index.build(photos)) == (11, 1, 0, 0)  # by folder, the one image's labels are the same
+    table.write_text("path,label\nnowhere.jpg,cat\n")
+    with pytest.raises(LabelError):
+        index.build(photos, table)
+    assert len(index) == 12
+
+
+def test_images_of_other_folders_stay(index, encoder, photos):
+    other = photos.parent / "photos2"  # begins with the same letters
+    shutil.copytree(photos / "cat", other / "cat")
+    (other / "cat/bad.png").write_bytes(b"bad")
+    assert counts(index.build(other)) == (4, 0, 0, 1)
+    (photos / "cat/bad.png").write_bytes(b"bad")
+    (photos / "cat/0.jpg").unlink()
+    assert counts(index.build(photos)) == (0, 11, 1, 1)
+    assert len(index) == 15
+    named = [json.loads(line) for line in (index.path / "skipped.jsonl").read_text().splitlines()]
+    assert {entry["path"] for entry in named} == {str(photos / "cat/bad.png"), str(other / "cat/bad.png")}
+    assert all(entry["reason"] for entry in named)
+    (index.path / "skipped.jsonl").write_text('{"half of a li\n[1]\n{}\n')  # a damaged report stops nothing
+    assert counts(index.build(photos)) == (0, 11, 0, 1)
+    assert len((index.path / "skipped.jsonl").read_text().splitlines()) == 1
+
+
+def test_what_cannot_be_listed_is_not_taken_for_gone(index, photos, monkeypatch):
+    before, scandir = content(index), os.scandir
+    hidden = {str(photos / "dog")}
+
+    def refusing(folder):
+        if os.fspath(folder) in hidden:
+            raise PermissionError(13, "Permission denied")
+        return scandir(folder)
+
+    monkeypatch.setattr(finding.os, "scandir", refusing)
+    (photos / "cat/0.jpg").unlink()
+    report = index.build(photos)
+    assert (counts(report), report.skipped) == (
+        (0, 7, 1, 1),
+        [(str(photos / "dog"), "folder cannot be listed: Permission denied")],
+    )
+    assert content(index) == {path: known for path, known in before.items() if path != "photos/cat/0.jpg"}
+    hidden.add(str(photos))
+    with pytest.raises(HashfaissError, match="holds no images"):
+        index.build(photos)
+    assert len(index) == 11
+
+
+def test_an_emptied_or_missing_folder_changes_nothing(index, photos):
+    before, generation = content(index), index.store.manifest["generation"]
+    shutil.rmtree(photos)
+    with pytest.raises(ArgumentError, match="does not exist"):
+        index.build(photos)
+    photos.mkdir()
+    for change in (index.build, index.add):
+        with pytest.raises(HashfaissError, match="holds no images.*nothing was changed"):  # noqa: RUF043
+            change(photos)
+    assert (content(index), index.store.manifest["generation"]) == (before, generation)
+    assert content(ImageIndex.open(index.path)) == before
+
+
+def test_files_that_vanish_during_a_build_are_named(index, photos, monkeypatch):
+    for name in ("cat/0.jpg", "cat/1.png"):
+        later(photos / name)
+
+    def vanishing(path):
+        (photos / "cat/0.jpg").unlink(missing_ok=True)
+        return decoding.read_bytes(path)
+
+    monkeypatch.setattr(pipeline, "read_bytes", vanishing)
+    report = index.build(photos)
+    assert counts(report) == (1, 10, 1, 1)
+    assert report.skipped == [(str(photos / "cat/0.jpg"), "no such file")]
+    assert len(index) == 11
+
+
+def test_strict_stops_at_what_cannot_be_read_and_keeps_the_rest(encoder, photos):
+    (photos / "cat/broken.jpg").write_bytes(b"no image")
+    index = ImageIndex.create(encoder, photos.parent / "x.index")
+    with pytest.raises(ImageError, match=r"broken\.jpg"):
+        index.build(photos, strict=True)
+    assert len(ImageIndex.open(index.path)) == len(index) <= 12
+    (photos / "cat/broken.jpg").unlink()
+    assert sum(counts(index.build(photos, strict=True))) == 12
+    assert len(index) == 12
+
+
+def test_add_forgets_nothing_and_one_path_is_one_image(encoder, photos):
+    index = ImageIndex.create(encoder, photos.parent / "x.index")
+    one, two = photos / "cat/0.jpg", photos / "cat/1.png"
+    assert counts(index.add([one, two, str(one)], [["cat"], ["cat", "pet"], ["cat"]])) == (2, 0, 0, 0)
+    assert counts(index.add([one], [["cat"]])) == (0, 1, 0, 0)
+    assert counts(index.add(str(one))) == (0, 1, 0, 0)  # no labels given: as they are
+    assert counts(index.add([one], [[]])) == (1, 0, 0, 0)
+    assert content(index)["photos/cat/0.jpg"][1] == ()
+    assert counts(index.add([photos / "nowhere.jpg"])) == (0, 0, 0, 1)
+    two.unlink()
+    assert counts(index.add(photos)) == (11, 0, 0, 0)
+    assert "photos/cat/1.png" in content(index)
+    assert counts(index.build(photos)) == (0, 11, 1, 0)
+    picture = Image.open(one)
+    assert counts(index.add([picture, picture], [["x"], []])) == (2, 0, 0, 0)
+    assert len(index) == 13
+    for labels in ([["a"]], "labels.csv", ["cat", "dog"], [["a"], [1]], []):
+        with pytest.raises(ArgumentError, match="labels"):
+            index.add([one, two], labels)
+    for images in (5, [5], [None], [b"x"]):
+        with pytest.raises((ArgumentError, TypeError)):
+            index.add(images)
+    assert len(ImageIndex.open(index.path)) == 13
+
+
+def test_remove_paths_and_folders(index, photos):
+    before = content(index)
+    for missing in (["nowhere.jpg"], [photos / "cat/0.jpg", photos / "nowhere"], [photos / "ca"]):
+        with pytest.raises(ArgumentError, match="nothing was removed"):
+            index.remove(missing)
+    assert content(index) == content(ImageIndex.open(index.path)) == before
+    assert index.remove([photos / "cat", photos / "cat/0.jpg", str(photos / "dog/1.png")]) == 5
+    assert index.remove(photos / "dog/0.jpg") == 1
+    wanted = {path for path in before if "/cat/" not in path} - {"photos/dog/1.png", "photos/dog/0.jpg"}
+    assert set(content(ImageIndex.open(index.path))) == wanted
+    assert not {hit.path for hit in index.query(photos / "cat/0.jpg", 20)} & {str(photos / "cat/0.jpg")}
+    assert index.remove([photos]) == 6
+    assert (len(index), list(index.query(photos / "cat/0.jpg"))) == (0, [])
+    assert counts(index.build(photos)) == (12, 0, 0, 0)
+    assert content(index) == before
+
+
+def test_progress_runs_from_nothing_to_all(encoder, photos):
+    seen = []
+    (photos / "cat/broken.jpg").write_bytes(b"no image")
+    ImageIndex.create(encoder).build(photos, progress=lambda done, todo: seen.append((done, todo)))
+    assert (seen[0], seen[-1]) == ((0, 13), (13, 13))
+    assert seen == sorted(seen)
+
+
+@pytest.mark.parametrize("victim", ["skipped.jsonl", "000", "manifest.json"])
+def test_a_disk_that_fills_at_any_file_is_told_and_the_next_build_completes(encoder, photos, monkeypatch, victim):
+    (photos / "cat/broken.jpg").write_bytes(b"no image")
+    index = ImageIndex.create(encoder, photos.parent / "x.index")
+    real = files_module.write_atomic
+
+    def full(path, data):
+        if victim in path.name:
+            raise OSError(28, "No space left on device")
+        real(path, data)
+
+    with monkeypatch.context() as patch:
+        for module in ("manifest", "store", "sync"):
+            patch.setattr(f"hashfaiss.{module}.write_atomic", full)
+        with pytest.raises(IndexFolderError, match="No space left"):
+            index.build(photos)
+    assert len(ImageIndex.open(index.path)) == (12 if victim == "skipped.jsonl" else 0)
+    assert sum(counts(index.build(photos))) == 13
+    assert len(ImageIndex.open(index.path)) == 12
+    assert len((index.path / "skipped.jsonl").read_text().splitlines()) == 1
+
+
+NURSERY = """
+import os, sys, time
+import torch
+torch.set_num_threads(1)
+from hashfaiss.encoding import pipeline
+from hashfaiss.library import sync
+from hashfaiss.encoding.encoder import Encoder
+from hashfaiss.library.image_index import ImageIndex
+sync.COMMIT_ROWS = 16
+real = pipeline.encode_stream
+def slow(encoder, items, learned=False):
+    for batch in real(encoder, items, batch_size=16, workers=1, learned=learned):
+        time.sleep(0.2)
+        yield batch
+pipeline.encode_stream = slow
+model, folder, photos = sys.argv[1:]
+print("ready", flush=True)
+for line in sys.stdin:
+    child = os.fork()
+    if not child:
+        index = ImageIndex.create(Encoder.load(model, "cpu"), folder)
+        if line == "hold\\n":
+            with index.store.writing():
+                print("held", flush=True)
+                time.sleep(100)
+        index.build(photos)
+        os._exit(0)
+    print(child, flush=True)
+    _, status = os.waitpid(child, 0)
+    print("killed" if os.WIFSIGNALED(status) else "ended", flush=True)
+"""
+
+
+class Nursery:
+    """A process that has imported everything, and starts builds to be killed."""
+
+    def __init__(self, *arguments):
+        given = [sys.executable, "-W", "ignore", "-c", NURSERY, *map(str, arguments)]
+        self.process = subprocess.Popen(given, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self.hear() == "ready"
+
+    def hear(self):
+        return self.process.stdout.readline().strip()
+
+    def start(self, what="build"):
+        self.process.stdin.write(what + "\n")
+        self.process.stdin.flush()
+        return int(self.hear())
+
+    def kill(self, child):
+        os.kill(child, signal.SIGKILL)
+        return self.hear()
+
+    def close(self):
+        self.process.communicate(timeout=60)
+
+
+@pytest.fixture
+def nursery(encoder, tmp_path):
+    encoder.save(tmp_path / "model.pt")
+    nursery = Nursery(tmp_path / "model.pt", tmp_path / "x.index", tmp_path / "photos")
+    yield nursery
+    nursery.close()
+
+
+def segments(folder):
+    """How many segments are committed; -1 where there is no index yet."""
+    try:
+        return len(json.loads((folder / "manifest.json").read_text())["segments"])
+    except FileNotFoundError:
+        return -1
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and kill -9")
+def test_killed_at_any_moment_a_build_loses_nothing_committed(encoder, tmp_path, nursery):
+    random = np.random.default_rng()  # of no seed: other moments each time
+    photos, folder = tmp_path / "photos", tmp_path / "x.index"
+    for number in range(320):
+        (photos / f"class {number % 4}").mkdir(parents=True, exist_ok=True)
+        pixels = random.integers(0, 256, (24, 24, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(photos / f"class {number % 4}/{number}.png")
+    whole = ImageIndex.create(encoder, tmp_path / "whole.index")
+    whole.build(photos)
+    wanted, committed = content(whole), {}
+    for attempt in range(8):
+        before = segments(folder)
+        child = nursery.start()
+        if attempt < 5:
+            time.sleep(random.uniform(0.02, 0.6))
+        else:  # right after a commit, or soon
+            while segments(folder) <= max(0, before):
+                time.sleep(0.002)
+            time.sleep((attempt - 5) * 0.01)
+        assert nursery.kill(child) == "killed"
+        if segments(folder) < 0:
+            continue
+        index = ImageIndex.open(folder)
+        found = content(index)
+        assert committed.items() <= found.items() <= wanted.items()
+        troubles = [name for name, trouble in index.verify() if trouble is not None]
+        assert troubles in ([], ["encoder.pt"])
+        assert not troubles or not found  # killed before the encoder was written, and so before any image
+        if found:
+            assert len(index.query(photos / "class 0/0.png", 400)) == len(found)
+        committed = found
+    assert 0 < len(committed) < len(wanted)
+    index = ImageIndex.create(encoder, folder)
+    report = index.build(photos)
+    assert counts(report) == (len(wanted) - len(committed), len(committed), 0, 0)
+    index = ImageIndex.open(folder)
+    assert content(index) == wanted
+    assert all(trouble is None for _, trouble in index.verify())
+    assert not [file for file in folder.rglob("*") if file.name.endswith(".tmp")]
+    named = {entry["file"] for entry in index.store.manifest["segments"]} | {index.store.manifest["index"]["file"]}
+    assert {str(file.relative_to(folder)) for room in ("codes", "faiss") for file in (folder / room).iterdir()} == named
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and kill -9")
+def test_a_build_while_another_process_builds_is_refused(index, photos, nursery):
+    child = nursery.start("hold")
+    try:
+        assert nursery.hear() == "held"
+        for change in (
+            lambda: index.build(photos),
+            lambda: index.add([photos / "cat/0.jpg"]),
+            lambda: index.remove([photos]),
+        ):
+            with pytest.raises(IndexLockedError, match="another process is writing"):
+                change()
+        assert len(index.query(photos / "cat/0.jpg", 20)) == 12  # reading goes on
+    finally:
+        assert nursery.kill(child) == "killed"
+    assert counts(index.build(photos)) == (0, 12, 0, 0)  # a killed process holds nothing
+
+
+def test_a_maker_killed_before_it_wrote_the_encoder_is_made_good(encoder, photos):
+    index = ImageIndex.create(encoder, photos.parent / "x.index")
+    (index.path / "encoder.pt").unlink()
+    ImageIndex.create(encoder, index.path).build(photos)
+    assert len(ImageIndex.open(index.path).query(photos / "cat/0.jpg")) == 10
+
+
+def test_the_kind_of_a_later_build_is_kept(index, photos):
+    report = index.build(photos, kind="hash:b=4,flips=4")
+    assert (counts(report), index.info()["kind"]) == ((0, 12, 0, 0), "hash:b=4,flips=4")
+    later(photos / "cat/0.jpg")
+    index.build(photos)
+    assert ImageIndex.open(index.path).info()["kind"] == "hash:b=4,flips=4"
+    for kind in ("lsh", "hash:b=99", ""):
+        with pytest.raises(ArgumentError):
+            index.build(photos, kind=kind)
+    assert len(index.query(photos / "cat/0.jpg", 20)) == 12
+
+
+def test_known_files_are_few_bytes_and_found_by_path(index, photos):
+    known = sync.KnownFiles(index.store, str(photos))
+    file = finding.image_file(str(photos / "cat/0.jpg"))
+    found, same = known.find(file, ("cat",))
+    assert (index.store.row(found).path, same) == (b"photos/cat/0.jpg", True)
+    assert known.find(file, ("dog",)) == (found, False)
+    assert known.find(finding.image_file(str(photos / "cat/9.jpg")), ()) == (None, False)
+    assert len(known.gone()) == 11
+    known.keep_below(str(photos / "dog"))
+    assert len(known.gone()) == 7
+
+
+def test_known_files_take_few_bytes_however_long_their_paths():
+    store, count = CodeStore.create(None, 8), 20_000
+    with store.writing() as writer:
+        rows = [Row(b"folder" * 30 + str(number).encode(), 1, 1, bytes(16), ("a",)) for number in range(count)]
+        writer.append(np.zeros((count, 1), np.uint8), rows)
+        writer.commit()
+    len(store)  # reads ids and removals, which stay
+    tracemalloc.start()
+    try:
+        known = sync.KnownFiles(store, None)
+        retained, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert known.gone() == []
+    assert retained < 60 * count
+
+
+def test_any_iterable_of_paths_is_taken_once(encoder, photos):
+    index = encoder.to_index(photos.rglob("*.png"))
+    assert len(index) == 6
+    assert index.add(path for path in photos.rglob("*.jpg")).encoded == 6
+
+
+def test_a_folder_of_codes_without_a_manifest_is_left_alone(encoder, photos):
+    index = encoder.to_index(photos, photos.parent / "x.index")
+    (index.path / "manifest.json").unlink()
+    before = sorted(path.name for path in (index.path / "codes").iterdir())
+    with pytest.raises(IndexFolderError, match=r"manifest\.json is gone"):
+        encoder.to_index(photos, index.path)
+    assert sorted(path.name for path in (index.path / "codes").iterdir()) == before
+
+
+def test_nothing_is_made_for_images_that_are_not_there(encoder, photos, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for images, error in (("gone", ArgumentError), ("empty", HashfaissError)):
+        with pytest.raises(error):
+            encoder.to_index(tmp_path / images, tmp_path / "x.index")
+    assert not (tmp_path / "x.index").exists()
+
+
+def test_an_index_of_codes_alone_is_no_image_index(tmp_path):
+    CodeStore.create(tmp_path / "x", 20)
+    with pytest.raises(IndexFolderError, match="not the encoder that made them"):
+        ImageIndex.open(tmp_path / "x")
+
+
+def test_removing_many_paths_takes_one_pass(index, photos):
+    gone = [*photos.rglob("*.png"), photos / "dog", photos]
+    assert index.remove(gone) == 12
+
+
+def test_adding_a_known_file_keeps_its_labels(index, photos):
+    (photos / "cat/0.jpg").write_bytes((photos / "dog/0.jpg").read_bytes())
+    assert counts(index.add([photos / "cat/0.jpg", photos / "cat/1.png"])) == (1, 1, 0, 0)
+    labels = {row.path: row.labels for _, row in index.store.rows()}
+    assert labels[b"photos/cat/0.jpg"] == labels[b"photos/cat/1.png"] == ("cat",)
+
+
+def test_a_damaged_encoder_is_replaced_by_the_right_one(encoder, photos):
+    index = encoder.to_index(photos, photos.parent / "x.index")
+    damaged = bytearray((index.path / "encoder.pt").read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    (index.path / "encoder.pt").write_bytes(damaged)
+    ImageIndex.create(encoder, index.path).build(photos)
+    assert all(trouble is None for _, trouble in ImageIndex.open(index.path).verify())
