@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import subprocess
 import sys
 import tomllib
@@ -14,26 +13,6 @@ import hashfaiss
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "hashfaiss"
-
-FLOORS = [
-    {"errors"},
-    {"codes", "files", "crew"},
-    {"images", "networks", "indexes", "segments", "manifest"},
-    {"precision"},
-    {"labels", "hits", "encoder", "store"},
-    {"pipeline", "faiss_file", "montage"},
-    {"sync", "answering"},
-    {"library"},
-    {"evaluation"},
-    {"train"},
-    {"bench"},
-    {"demo", "console"},
-    {"reports"},
-    {"cli"},
-    {"__main__"},
-]
-# Conveniences that reach up, inside a method: the face the encoder must have.
-UPWARDS = {("encoder", "pipeline"), ("encoder", "sync"), ("encoder", "library")}
 
 
 def test_public_names() -> None:
@@ -67,27 +46,10 @@ def test_reading_commands_load_no_torch(tmp_path: Path) -> None:
     assert loaded.stdout.strip() == "False"
 
 
-def _imports(file: Path) -> set[str]:
-    """Rooms of hashfaiss that a file imports when it runs (not only for type checkers)."""
-    tree = ast.parse(file.read_text())
-    for node in ast.walk(tree):
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
-            node.body = []
-    names = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
-    return {name.split(".")[1] for name in names if name.startswith("hashfaiss.")}
+def test_imports_go_one_way_and_in_no_circle() -> None:
+    from importlinter.cli import EXIT_STATUS_SUCCESS, lint_imports
 
-
-def test_imports_go_one_way() -> None:
-    floor_of = {room: number for number, floor in enumerate(FLOORS) for room in floor}
-    wrong = []
-    for file in sorted(PACKAGE.rglob("*.py")):
-        room = file.relative_to(PACKAGE).parts[0].removesuffix(".py")
-        if room == "__init__":
-            continue
-        for other in _imports(file) - {room}:
-            if floor_of[other] >= floor_of[room] and (room, other) not in UPWARDS:
-                wrong.append(f"{room} imports {other}")
-    assert not wrong
+    assert lint_imports(config_filename=str(ROOT / "pyproject.toml"), no_cache=True) == EXIT_STATUS_SUCCESS
 
 
 def test_doors_at_the_top_lead_into_the_package() -> None:

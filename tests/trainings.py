@@ -9,8 +9,9 @@ import numpy as np
 from PIL import Image
 
 from hashfaiss.train.methods import METHODS, Shallow
-from hashfaiss.train.options import TRAINED_ONLY, TrainOptions
+from hashfaiss.train.options import TrainOptions
 from hashfaiss.train.progress import Progress
+from hashfaiss.train.settings import TRAINED_ONLY
 
 SHALLOW = {name for name, kind in METHODS.items() if issubclass(kind, Shallow)}
 COLOURS = {"blue": (40, 60, 200), "green": (50, 190, 60), "red": (210, 50, 40)}

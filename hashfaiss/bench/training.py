@@ -18,8 +18,9 @@ from hashfaiss.errors import ArgumentError
 from hashfaiss.networks import NETWORKS
 from hashfaiss.train.methods import Shallow, build_method, method_class
 from hashfaiss.train.optimisers import build_optimiser
-from hashfaiss.train.options import PRECISIONS, Settings, TrainOptions
+from hashfaiss.train.options import TrainOptions
 from hashfaiss.train.progress import Progress
+from hashfaiss.train.settings import PRECISIONS, Settings, settle
 from hashfaiss.train.trainer import train
 
 CLASSES = 2
@@ -88,7 +89,7 @@ def bench_training(
             evaluate_every=rounds + 1,
             **settings,
         )
-        settled = options.settle()
+        settled = settle(options)
         _write_images(Path(settled.images), batches * settled.batch, settled.preprocessing.size)
         steps = _bare_steps(settled)
         bare: list[float] = []

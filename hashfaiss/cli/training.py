@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from hashfaiss.cli.app import DeviceOption, JsonOption, LabelsOption, app
+from hashfaiss.cli.app import JsonOption, LabelsOption, app
+from hashfaiss.cli.settings import takes_settings
 from hashfaiss.errors import ArgumentError
+
+# Settings that hold for all rows of a table alike.
+ALIKE = (
+    *("backbone", "weights", "size", "epochs", "batch", "learning_rate", "lr_step", "evaluate_every"),
+    *("device", "precision"),
+)
 
 
 @app.command()
+@takes_settings
 def train(
     images: Annotated[
         Path | None,
@@ -29,48 +38,12 @@ def train(
         Path | None,
         typer.Option("--data", help="With --recipe: the data set as it is published; trains on its protocol's split."),
     ] = None,
-    method: Annotated[str | None, typer.Option("--method", help="See `hashfaiss methods`; default: dhida.")] = None,
-    bits: Annotated[int | None, typer.Option("--bits", help="Bits of a code, 1 to 1024; default: 64.")] = None,
-    backbone: Annotated[str | None, typer.Option(help="resnet18, alexnet or resnet-small.")] = None,
-    weights: Annotated[
-        str | None, typer.Option(help="imagenet (a download, the default), none, or a torchvision state dict.")
-    ] = None,
-    network: Annotated[str | None, typer.Option(help="hash (one backbone) or dual-stream (DATH's).")] = None,
-    attention: Annotated[str | None, typer.Option(help="Of the network hash: ida, danet or none.")] = None,
-    stat_axis: Annotated[
-        str | None, typer.Option(help="Of ida: cross (the default), or softmax (the paper's letter; inert).")
-    ] = None,
-    pre_conv: Annotated[
-        str | None, typer.Option(help="Before each attention branch: none (the default) or conv3x3bnrelu.")
-    ] = None,
-    streams: Annotated[
-        str | None,
-        typer.Option(help="Of the network dual-stream: both, position, channel, none or shared."),
-    ] = None,
-    size: Annotated[int | None, typer.Option(help="Input side in pixels; default: the backbone's.")] = None,
-    fit: Annotated[str | None, typer.Option(help="crop (keeps the aspect ratio) or stretch.")] = None,
-    augment: Annotated[str | None, typer.Option(help="none, flip, or crop (flip and random crop).")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Times through the training images.")] = None,
-    batch: Annotated[int | None, typer.Option(help="Images a step.")] = None,
-    optimiser: Annotated[str | None, typer.Option(help="rmsprop, sgd or adam.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Of the hash layer; see --backbone-rate.")] = None,
-    backbone_rate: Annotated[float | None, typer.Option(help="The backbone's, as a multiple of that.")] = None,
-    lr_step: Annotated[int | None, typer.Option(help="Epochs between drops of the learning rate.")] = None,
-    lr_factor: Annotated[float | None, typer.Option(help="It is multiplied by this at each drop.")] = None,
-    weight_decay: Annotated[float | None, typer.Option(help="Of the optimiser.")] = None,
     option: Annotated[
         list[str] | None,
         typer.Option("--option", help="A constant of the loss, such as gamma=0.2; may be repeated."),
     ] = None,
-    validation: Annotated[
-        float | None,
-        typer.Option(help="Share of the images kept to choose the best epoch; default: 0.1."),
-    ] = None,
-    evaluate_every: Annotated[int | None, typer.Option(help="Epochs between validations.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Same seed, same weights (on a CPU); default: 0.")] = None,
-    device: Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")] = None,
-    precision: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue a training that was cut off.")] = False,
+    **settings: Any,
 ) -> None:
     """Train a hashing network on labelled images and write its model file.
 
@@ -81,13 +54,13 @@ def train(
 
         hashfaiss train --recipe dhida-cifar10 --bits 48 --data cifar10/
     """
-    arguments = {name: value for name, value in locals().items() if value is not None}
     from hashfaiss.cli.console import note, say, training_bar
     from hashfaiss.train import train as train_network
     from hashfaiss.train.prepare import prepare_training
 
-    del arguments["resume"]
-    options = prepare_training(**arguments, say=say)
+    if labels is not None:
+        settings["labels"] = labels
+    options = prepare_training(images, recipe, data, out, option or (), say, **settings)
     with training_bar() as progress:
         result = train_network(options, resume, progress)
     for path, reason in result.skipped:
@@ -192,6 +165,7 @@ def split(
 
 
 @app.command()
+@functools.partial(takes_settings, only=ALIKE)
 def reproduce(
     table: Annotated[
         str,
@@ -219,30 +193,15 @@ def reproduce(
     split_seed: Annotated[int, typer.Option("--seed-of-split", help="Of the protocol's draw.")] = 0,
     split: Annotated[Path | None, typer.Option("--split", help="Folder of a split's lists, instead.")] = None,
     cutoff: Annotated[int | None, typer.Option("-R", "--cutoff", help="R of mAP@R; default: protocol's.")] = None,
-    backbone: Annotated[str | None, typer.Option(help="Of all rows: resnet18, alexnet or resnet-small.")] = None,
-    weights: Annotated[
-        str | None,
-        typer.Option(help="imagenet, none, a file, or by backbone: resnet18=FILE,alexnet=none."),
-    ] = None,
-    size: Annotated[int | None, typer.Option(help="Input side in pixels.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Of all rows.")] = None,
-    batch: Annotated[int | None, typer.Option(help="Images a step.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Of the hash layer.")] = None,
-    lr_step: Annotated[int | None, typer.Option(help="Epochs between drops of the learning rate.")] = None,
-    evaluate_every: Annotated[int | None, typer.Option(help="Epochs between validations.")] = None,
-    device: DeviceOption = "auto",
-    precision: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    **settings: Any,
 ) -> None:
     """Train, index and evaluate the rows of a paper's table, and write it with the paper's numbers beside them.
 
     What is not given is as each method's paper has it; what is given holds for all rows alike, and the table says what
-    differs. Cut off at any point, the same command carries on; rows already done are not trained again. Example:
+    differs; --weights may be by backbone, as resnet18=FILE,alexnet=none. Cut off at any point, the same command carries on; rows already done are not trained again. Example:
 
         hashfaiss reproduce dhida-table3 --dataset cifar10 --data cifar10/ --bits 16 --methods dhida,dbdh --out table3/
     """
-    alike = ("backbone", "weights", "size", "epochs", "batch", "learning_rate", "lr_step", "evaluate_every")
-    given = locals()
-    settings = {name: given[name] for name in (*alike, "device", "precision") if given[name] is not None}
     from hashfaiss.cli.console import bar, note, say, shown_path, training_bar
     from hashfaiss.experiments.reproduce import ReproduceOptions, listed, numbers, seeds_of
     from hashfaiss.experiments.reproduce import reproduce as reproduce_table

@@ -22,8 +22,9 @@ from hashfaiss.images.labels import labelled_images
 from hashfaiss.networks.backbones import BACKBONES, weights_identity
 from hashfaiss.train.checks import check_training_set
 from hashfaiss.train.methods import Shallow, method_class
-from hashfaiss.train.options import Settings, TrainOptions, idle_settings
+from hashfaiss.train.options import TrainOptions
 from hashfaiss.train.recipes import load_recipe, with_changes
+from hashfaiss.train.settings import Settings, idle_settings, settle
 
 RESULT = "result.json"
 _RESULT_KEYS = {
@@ -127,10 +128,10 @@ def plan_run(table: Table, row: Row, bits: int, seed: int, out: Path, data: Data
     if overrides.get("select") == "on-queries":
         fixed |= {"queries": data.file("query"), "database": data.file("database"), "cutoff": data.cutoff}
     options = TrainOptions(**lay_over(table, row, data.dataset, overrides), **fixed)
-    settings = options.settle()
+    settings = settle(options)
     check_training_set(data.training, settings)
     own = {name: overrides[name] for name in ("device", "select") if name in overrides}
-    recipe = TrainOptions(**lay_over(table, row, data.dataset, own), **fixed).settle()
+    recipe = settle(TrainOptions(**lay_over(table, row, data.dataset, own), **fixed))
     shallow = issubclass(method_class(row.method), Shallow)
     told = {name: (getattr(recipe, name), getattr(settings, name)) for name in (_TOLD_SHALLOW if shallow else _TOLD)}
     differs = {name: pair for name, pair in told.items() if pair[0] != pair[1]}

@@ -10,7 +10,7 @@ from hashfaiss.errors import LabelError, TrainingError
 from hashfaiss.networks.backbones import BACKBONES
 from hashfaiss.train.data import LabelledImages, label_matrix, split_validation
 from hashfaiss.train.methods import Shallow, method_class
-from hashfaiss.train.options import Settings
+from hashfaiss.train.settings import Settings
 
 
 def check_training_set(images: LabelledImages, settings: Settings) -> None:

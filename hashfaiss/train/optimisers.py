@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from hashfaiss.train.options import Settings
+from hashfaiss.train.settings import Settings
 
 
 def build_optimiser(settings: Settings, network: Any, method: nn.Module) -> torch.optim.Optimizer:

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from hashfaiss.errors import TrainingError
 from hashfaiss.files import write_atomic
 from hashfaiss.train.data import TrainingData
-from hashfaiss.train.options import Settings
+from hashfaiss.train.settings import Settings
 
 STATE_FORMAT = "hashfaiss-training-1"
 

@@ -16,7 +16,7 @@ from hashfaiss.evaluation.metrics import average_precision
 from hashfaiss.evaluation.ranking import Database
 from hashfaiss.images.labels import Labels, labelled_files
 from hashfaiss.train.data import TrainingData
-from hashfaiss.train.options import Settings
+from hashfaiss.train.settings import Settings
 from hashfaiss.train.validation import encode_set, leave_one_out_map
 
 

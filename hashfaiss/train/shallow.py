@@ -17,10 +17,10 @@ from hashfaiss.networks.features import FeatureHash
 from hashfaiss.train.data import TrainingData
 from hashfaiss.train.methods import Shallow, build_method
 from hashfaiss.train.methods.method import sign
-from hashfaiss.train.options import Settings
 from hashfaiss.train.progress import Clock, Progress
 from hashfaiss.train.records import Epoch, TrainResult, draw_curves, training_facts, write_metrics
 from hashfaiss.train.selection import Selection
+from hashfaiss.train.settings import Settings
 
 
 def fit_shallow(settings: Settings, data: TrainingData, folder: Path, tell: Callable[[Progress], None]) -> TrainResult:

@@ -28,7 +28,7 @@ from hashfaiss.train.checks import check_training_set
 from hashfaiss.train.data import TrainingData, augment_batch, load_training_data
 from hashfaiss.train.methods import Method, Shallow, SteppingMethod, build_method, method_class
 from hashfaiss.train.optimisers import build_optimiser
-from hashfaiss.train.options import PRECISIONS, Settings, TrainOptions
+from hashfaiss.train.options import TrainOptions
 from hashfaiss.train.progress import Clock, Progress
 from hashfaiss.train.records import (
     Epoch,
@@ -42,6 +42,7 @@ from hashfaiss.train.records import (
     write_state,
 )
 from hashfaiss.train.selection import Selection
+from hashfaiss.train.settings import PRECISIONS, Settings, settle
 from hashfaiss.train.shallow import fit_shallow
 
 # A training may be continued with other values of these: they do not change what is learned, or the data's own
@@ -71,7 +72,7 @@ def train(
             a loss that is not a number.
         KeyboardInterrupt: passed on; the last finished epoch can be continued from.
     """
-    settings = options.settle()
+    settings = settle(options)
     tell = progress or (lambda _: None)
     folder = _prepare(Path(settings.out))
     state = None

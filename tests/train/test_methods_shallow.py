@@ -21,9 +21,10 @@ from hashfaiss.networks import build_network
 from hashfaiss.networks.features import FeatureHash
 from hashfaiss.train.data import ImageSet, TrainingData
 from hashfaiss.train.methods import Shallow, build_method
-from hashfaiss.train.options import Settings, TrainOptions
+from hashfaiss.train.options import TrainOptions
 from hashfaiss.train.progress import Progress
 from hashfaiss.train.records import TrainResult
+from hashfaiss.train.settings import Settings, settle
 from hashfaiss.train.shallow import fit_shallow
 from hashfaiss.train.validation import encode_set, leave_one_out_map
 
@@ -86,7 +87,7 @@ def settled(tmp_path: Path, method: str, bits: int = 2, **changes: Any) -> Setti
         "device": "cpu",
     }
     asked = {**defaults, **changes}
-    return TrainOptions(images="photos", out=tmp_path / "m.pt", method=method, bits=bits, **asked).settle()
+    return settle(TrainOptions(images="photos", out=tmp_path / "m.pt", method=method, bits=bits, **asked))
 
 
 def fit(tmp_path: Path, data: TrainingData, chosen: Settings) -> tuple[TrainResult, list[Progress]]:

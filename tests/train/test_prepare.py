@@ -13,6 +13,7 @@ from hashfaiss.train.methods import METHODS, build_method, method_defaults
 from hashfaiss.train.options import TrainOptions
 from hashfaiss.train.prepare import prepare_training
 from hashfaiss.train.recipes import load_recipe, method_settings, recipe_datasets, recipe_methods
+from hashfaiss.train.settings import settle
 
 OWN = """
 method = "dpsh"
@@ -34,7 +35,7 @@ def test_every_recipe_can_be_trained(method: str, dataset: str) -> None:
     recipe = load_recipe(f"{method}-{dataset}")
     assert recipe.settings["method"] == method
     assert recipe.protocol in PROTOCOLS
-    settled = TrainOptions(images="photos", out="m.pt", device="cpu", **recipe.settings).settle()
+    settled = settle(TrainOptions(images="photos", out="m.pt", device="cpu", **recipe.settings))
     assert set(settled.method_options) == set(method_defaults(method))
 
 
@@ -62,13 +63,13 @@ def test_a_recipe_of_ones_own(tmp_path: Path) -> None:
     assert (options.method, options.bits, options.epochs) == ("dpsh", 12, 30)
     assert options.method_options == {"eta": 8}
     assert options.out == Path("dpsh.pt")
-    assert options.settle().lr_step == 10  # 50 of the recipe's 150 epochs
+    assert settle(options).lr_step == 10  # 50 of the recipe's 150 epochs
 
 
 def test_drops_follow_the_epochs() -> None:
-    assert prepare_training(images="photos", recipe="dhida-cifar10", epochs=20).settle().lr_step == 7
-    assert prepare_training(images="photos", recipe="dhida-cifar10").settle().lr_step == 50
-    assert prepare_training(images="photos", recipe="dhida-cifar10", epochs=20, lr_step=3).settle().lr_step == 3
+    assert settle(prepare_training(images="photos", recipe="dhida-cifar10", epochs=20)).lr_step == 7
+    assert settle(prepare_training(images="photos", recipe="dhida-cifar10")).lr_step == 50
+    assert settle(prepare_training(images="photos", recipe="dhida-cifar10", epochs=20, lr_step=3)).lr_step == 3
 
 
 def test_constants_are_numbers_words_or_truths() -> None:
@@ -129,7 +130,7 @@ def test_a_recipe_that_is_none(tmp_path: Path, text: str, message: str) -> None:
     file = tmp_path / "mine.toml"
     file.write_text(text)
     with pytest.raises(ArgumentError, match=message):
-        prepare_training(images="photos", recipe=str(file)).settle()
+        settle(prepare_training(images="photos", recipe=str(file)))
 
 
 def test_methods_tell_who_they_are() -> None:

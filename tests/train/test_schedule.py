@@ -16,10 +16,11 @@ from hashfaiss.experiments.plans import lay_over
 from hashfaiss.experiments.tables import Row, Table
 from hashfaiss.train.options import TrainOptions
 from hashfaiss.train.recipes import load_recipe, with_changes
+from hashfaiss.train.settings import settle
 
 
-def settle(**asked: Any) -> Any:
-    return TrainOptions(images="photos", out="m.pt", device="cpu", weights="none", **asked).settle()
+def settled(**asked: Any) -> Any:
+    return settle(TrainOptions(images="photos", out="m.pt", device="cpu", weights="none", **asked))
 
 
 def test_drops_stay_at_the_same_shares() -> None:
@@ -33,7 +34,7 @@ def test_drops_stay_at_the_same_shares() -> None:
 def test_steps_below_an_epoch_become_deeper() -> None:
     """ADSH's rate falls each epoch, from 1e-4 to 1e-6, however many there are."""
     for epochs in (150, 20, 5):
-        settings = settle(method="adsh", epochs=epochs)
+        settings = settled(method="adsh", epochs=epochs)
         drops = (epochs - 1) // settings.lr_step
         last = settings.learning_rate * settings.lr_factor**drops
         assert last == pytest.approx(1e-6 * 10 ** (2 / epochs - 2 / 150), rel=0.02)
@@ -110,11 +111,11 @@ def test_the_command_line_leaves_a_recipes_settings_alone(tmp_path: Path, monkey
 )
 def test_settings_that_are_none_or_change_nothing(asked: dict[str, Any], message: str) -> None:
     with pytest.raises(ArgumentError, match=message):
-        settle(**asked)
+        settled(**asked)
 
 
 def test_settling_draws_nothing_from_the_callers_random_numbers() -> None:
     before = torch.get_rng_state()
     for method in ("dsdh", "gah", "dath"):
-        settle(method=method)
+        settled(method=method)
     assert torch.equal(torch.get_rng_state(), before)

@@ -25,8 +25,9 @@ from hashfaiss.errors import ArgumentError, HashfaissError, LabelError, ModelErr
 from hashfaiss.images.preprocessing import Preprocessing
 from hashfaiss.train.methods import METHODS
 from hashfaiss.train.methods.dhida import DHIDA
-from hashfaiss.train.options import TrainOptions, fastest_precision
+from hashfaiss.train.options import TrainOptions
 from hashfaiss.train.progress import Progress
+from hashfaiss.train.settings import fastest_precision, settle
 from hashfaiss.train.trainer import train
 
 options = partial(trainings.options, learning_rate=3e-4)
@@ -102,17 +103,17 @@ def test_settling_takes_every_default_of_the_methods_class(images: Path, monkeyp
             super().__init__(labels, bits)
 
     monkeypatch.setitem(METHODS, "other", Other)
-    settled = options(images, Path("m.pt"), method="other", method_options={"norm": "l1"}).settle()
+    settled = settle(options(images, Path("m.pt"), method="other", method_options={"norm": "l1"}))
     assert settled.method_options == {"margin": 2.0, "norm": "l1"}
 
 
 def test_settling_takes_what_is_not_given_from_the_recipe(images: Path) -> None:
-    recipe = TrainOptions(images=images, out="m.pt", weights="none", device="cpu").settle()
+    recipe = settle(TrainOptions(images=images, out="m.pt", weights="none", device="cpu"))
     assert (recipe.backbone, recipe.attention, recipe.learning_rate) == ("resnet18", "ida", 5e-5)
     assert (recipe.epochs, recipe.lr_step, recipe.batch, recipe.size) == (150, 50, 128, 224)
-    shorter = TrainOptions(images=images, out="m.pt", weights="none", device="cpu", epochs=20).settle()
+    shorter = settle(TrainOptions(images=images, out="m.pt", weights="none", device="cpu", epochs=20))
     assert shorter.lr_step == 7  # drops stay at the same shares of the training
-    assert TrainOptions(images=images, out="m.pt", epochs=20, lr_step=30, device="cpu").settle().lr_step == 30
+    assert settle(TrainOptions(images=images, out="m.pt", epochs=20, lr_step=30, device="cpu")).lr_step == 30
 
 
 def test_same_seed_same_weights(images: Path, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from hashfaiss.errors import ArgumentError, DivergedError, ModelError, TrainingE
 from hashfaiss.library.image_index import ImageIndex
 from hashfaiss.networks.backbones import build_backbone
 from hashfaiss.train.methods import METHODS, Shallow
+from hashfaiss.train.settings import settle
 from hashfaiss.train.trainer import train
 
 DEEP = [name for name, kind in METHODS.items() if not issubclass(kind, Shallow)]
@@ -62,7 +63,7 @@ def test_dual_stream_is_daths_own_and_others_may_take_it(images: Path, tmp_path:
 
 def test_gah_trains_in_float32_only(images: Path, tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match="precision is 'bfloat16': gah trains in float32 only"):
-        options(images, tmp_path / "m.pt", "gah", precision="bfloat16").settle()
+        settle(options(images, tmp_path / "m.pt", "gah", precision="bfloat16"))
 
 
 def test_outputs_without_end_are_told_as_a_training_that_diverged(images: Path, tmp_path: Path) -> None:

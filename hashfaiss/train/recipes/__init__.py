@@ -20,27 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from hashfaiss.errors import ArgumentError
-
-# What a method's recipe leaves out.
-COMMON: dict[str, Any] = {
-    "network": "hash",
-    "backbone": "resnet18",
-    "attention": "none",
-    "streams": "both",
-    "fit": "crop",
-    "epochs": 150,
-    "optimiser": "rmsprop",
-    "learning_rate": 1e-5,
-    "momentum": 0.0,
-    "nesterov": False,
-    "weight_decay": 1e-5,
-    "backbone_rate": 1.0,
-    "lr_step": 50,
-    "lr_factor": 0.1,
-    "batch": 128,
-    "augment": "none",
-    "evaluate_every": 5,
-}
+from hashfaiss.train.options import COMMON
 
 
 @dataclass(frozen=True)
