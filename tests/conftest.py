@@ -16,7 +16,7 @@ from hashfaiss.encoding import precision
 from hashfaiss.encoding.encoder import Encoder
 from hashfaiss.images.preprocessing import Preprocessing
 from hashfaiss.networks import build_network
-from hashfaiss.train import options as train_options
+from hashfaiss.train import settings as train_settings
 
 COLOURS = {"bird": (60, 90, 210), "cat": (210, 120, 40), "dog": (90, 170, 70)}
 
@@ -36,7 +36,7 @@ def as_asked(request: pytest.FixtureRequest) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         if forced:
             patch.setattr(precision, "computes_in_bfloat16", lambda: forced == "bfloat16")
-            patch.setattr(train_options, "computes_in_bfloat16", lambda: forced == "bfloat16")
+            patch.setattr(train_settings, "computes_in_bfloat16", lambda: forced == "bfloat16")
         yield
     torch.set_num_threads(threads)
 

@@ -198,7 +198,8 @@ def reproduce(
     """Train, index and evaluate the rows of a paper's table, and write it with the paper's numbers beside them.
 
     What is not given is as each method's paper has it; what is given holds for all rows alike, and the table says what
-    differs; --weights may be by backbone, as resnet18=FILE,alexnet=none. Cut off at any point, the same command carries on; rows already done are not trained again. Example:
+    differs; --weights may be by backbone, as resnet18=FILE,alexnet=none. Cut off at any point, the same command carries
+    on; rows already done are not trained again. Example:
 
         hashfaiss reproduce dhida-table3 --dataset cifar10 --data cifar10/ --bits 16 --methods dhida,dbdh --out table3/
     """

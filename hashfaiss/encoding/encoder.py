@@ -233,6 +233,16 @@ class Encoder:
         """
         return self.precision.outputs(self._inputs(images))
 
+    def features(self, images: Tensor) -> Tensor:
+        """Real features (n, dim) that the network hashes, float32 on the CPU, of resized images as in `outputs`.
+
+        For telling how well codes keep the features' neighbours; they may differ in their last digits with batch size
+        and threads.
+        """
+        with torch.inference_mode():
+            parts = torch.split(images, images_together(self.preprocessing.size))
+            return torch.cat([self.network.vectors(self._inputs(part)).float().cpu() for part in parts])
+
     def encode_resized(self, images: Tensor) -> Codes:
         """Codes (n, ceil(K/8)) of resized images uint8 (n, 3, size, size): the signs of `outputs`, packed there."""
         packed: Codes = pack_tensor(self.precision.signs(self._inputs(images))).cpu().numpy()

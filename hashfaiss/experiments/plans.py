@@ -19,7 +19,8 @@ from hashfaiss.datasets.protocols import OUR_FILES, Split
 from hashfaiss.errors import ArgumentError, TrainingError
 from hashfaiss.experiments.tables import Row, Table
 from hashfaiss.images.labels import labelled_images
-from hashfaiss.networks.backbones import BACKBONES, weights_identity
+from hashfaiss.networks.backbones import BACKBONES
+from hashfaiss.networks.weights import weights_identity
 from hashfaiss.train.checks import check_training_set
 from hashfaiss.train.methods import Shallow, method_class
 from hashfaiss.train.options import TrainOptions
@@ -57,7 +58,7 @@ class Data:
     Attributes:
         images: folder the split's paths are relative to.
         split: queries, training images and database.
-        dataset: a name in `datasets.DATASETS`, or None for one's own.
+        dataset: a name in `datasets.layouts.DATASETS`, or None for one's own.
         cutoff: R of mAP@R; None for the whole database.
     """
 

@@ -56,7 +56,7 @@ class ReproduceOptions:
         table: a name in `tables.table_names()`, or a TOML file.
         data: the data set in its published layout; with `split` alone, the folder the lists' paths start from.
         out: folder of everything that is made; runs that are finished there are taken as they are.
-        dataset: a name in `datasets.DATASETS`; decides protocol, preprocessing and the paper's numbers.
+        dataset: a name in `datasets.layouts.DATASETS`; decides protocol, preprocessing and the paper's numbers.
         methods: rows by their names, or by their methods'.
         bits, seeds: of the runs.
         protocol, split_seed: of the split that is drawn from `dataset`.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 CROP_SHARE = 224 / 256  # the papers' evaluation crop: resize to 256, keep the central 224
 
 Fit = Literal["crop", "stretch"]
+Interpolation = Literal["bilinear", "bicubic"]
 
 
 @dataclass(frozen=True)
@@ -28,21 +29,29 @@ class Preprocessing:
 
     Attributes:
         size: side in pixels of the square the network sees.
-        fit: "crop" keeps the aspect ratio: of the central square, the middle 224/256 (ImageNet's usual evaluation
-            crop); "stretch" scales the whole image to the square (the papers' way on CIFAR-10).
+        fit: "crop" keeps the aspect ratio: of the central square, the middle `crop`; "stretch" scales the whole image
+            to the square (the papers' way on CIFAR-10).
         mean, std: subtracted from and divided into RGB values from 0 to 1.
+        crop: share of the central square's side that is kept; 224/256 is ImageNet's usual evaluation crop.
+        interpolation: "bilinear" or "bicubic", antialiased.
     """
 
     size: int = 224
     fit: Fit = "crop"
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+    crop: float = CROP_SHARE
+    interpolation: Interpolation = "bilinear"
 
     def __post_init__(self) -> None:
         if isinstance(self.size, bool) or not isinstance(self.size, int) or not 8 <= self.size <= MAX_SIZE:
             raise ArgumentError(f"input size is {self.size!r}: give a whole number of pixels from 8 to {MAX_SIZE}")
         if self.fit not in ("crop", "stretch"):
             raise ArgumentError(f"fit is {self.fit!r}: give 'crop' or 'stretch'")
+        if not 0 < self.crop <= 1:
+            raise ArgumentError(f"crop is {self.crop!r}: give a share above 0, up to 1")
+        if self.interpolation not in get_args(Interpolation):
+            raise ArgumentError(f"interpolation is {self.interpolation!r}: give 'bilinear' or 'bicubic'")
 
     def resize(self, image: Tensor, margin: bool = False) -> Tensor:
         """Scale one image, uint8 (3, h, w), to (3, size, size), antialiased.
@@ -54,13 +63,13 @@ class Preprocessing:
             height, width = image.shape[-2:]
             side = min(height, width)
             if not margin:
-                side = max(1, round(side * CROP_SHARE))
+                side = max(1, round(side * self.crop))
             top, left = (height - side) // 2, (width - side) // 2
             image = image[..., top : top + side, left : left + side]
         side = self.margin_size if margin else self.size
         if image.shape[-2:] == (side, side):
             return image.contiguous()
-        return interpolate(image[None], size=(side, side), mode="bilinear", antialias=True)[0]
+        return interpolate(image[None], size=(side, side), mode=self.interpolation, antialias=True)[0]
 
     @property
     def margin_size(self) -> int:
@@ -74,8 +83,9 @@ class Preprocessing:
         return batch.to(torch.float32, copy=True).div_(255).sub_(mean).div_(std)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for the model file."""
-        return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
+        """Plain values for the model file; what older files did not know is left out where it is as it was then."""
+        values = {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
+        return {name: v for name, v in values.items() if name not in _YOUNGER or v != _YOUNGER[name]}
 
     @classmethod
     def from_dict(cls, values: Any) -> Preprocessing:
@@ -84,6 +94,11 @@ class Preprocessing:
             mean, std = (tuple(float(v) for v in values[name]) for name in ("mean", "std"))
             if len(mean) != 3 or len(std) != 3 or not np.isfinite(mean + std).all() or min(std) <= 0:
                 raise ValueError("mean and std need three finite values each, and std positive ones")
-            return cls(values["size"], values["fit"], mean, std)
-        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+            crop, interpolation = (values.get(name, before) for name, before in _YOUNGER.items())
+            return cls(values["size"], values["fit"], mean, std, crop, interpolation)
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             raise ModelError(f"the model file's preprocessing cannot be used ({error}): take another file") from None
+
+
+# Fields that are not as old as the model file, and so part of a model's identity only where they differ from this.
+_YOUNGER: dict[str, Any] = {"crop": CROP_SHARE, "interpolation": "bilinear"}

@@ -1,8 +1,8 @@
 """Networks: images → K real numbers.
 
 A network is a module, normalised images (n, 3, size, size) → real outputs (n, K), that tells the least size it works
-with in `smallest_size`. One that is trained has its last layer in `hash_layer`, and in `backbones` what pretrained
-weights are for and half precision computes.
+with in `smallest_size`, and gives the real features it hashes by `vectors`. One that is trained has its last layer in
+`hash_layer`, and in `backbones` what pretrained weights are for and half precision computes.
 """
 
 from __future__ import annotations

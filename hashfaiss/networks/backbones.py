@@ -1,75 +1,25 @@
-"""Backbones: images → feature map → one vector an image, in torchvision's modules and under torchvision's names.
+"""Backbones by name: torchvision's ResNet18 and AlexNet, a small one, and all of timm's.
 
-Attention stands between the two halves (DHIDA 3.2): ResNet18 after layer4 and before the average pooling, AlexNet
-after its convolutions and before fc6. The classifier's last layer is left out; the hash layer takes its place.
+Attention stands between a backbone's two halves (DHIDA 3.2): ResNet18 after layer4 and before the average pooling,
+AlexNet after its convolutions and before fc6. The classifier's last layer is left out; the hash layer takes its place.
 """
 
 from __future__ import annotations
 
-import hashlib
-import sys
-from abc import ABC, abstractmethod
-from pathlib import Path
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
-from hashfaiss.errors import ArgumentError, ModelError
+from hashfaiss.errors import ArgumentError
+from hashfaiss.networks.backbone import Backbone, Facts
+from hashfaiss.networks.timm_backbones import LITE0, PREFIX, TimmBackbone, timm_facts
 from hashfaiss.networks.torchvision_models import alexnet, resnet
-
-LISTED_KEYS = 3
-
-
-class Backbone(nn.Module, ABC):
-    """A network cut in two where attention goes.
-
-    Attributes:
-        channels: of the feature map.
-        dim: of the vector.
-        default_size, smallest_size: sides in pixels of a square image: as published, and the least that works.
-        body: torchvision's module, so that its state_dict has torchvision's names.
-        classifier: prefix of the keys in a state dict that belong to the layer left out.
-        imagenet: torchvision's ImageNet weights, or None where there are none.
-    """
-
-    channels: int
-    dim: int
-    default_size: int
-    smallest_size: int
-    body: Any
-    classifier: str
-    imagenet: Any
-
-    @abstractmethod
-    def features(self, images: Tensor) -> Tensor:
-        """Images (n, 3, size, size), normalised → feature map (n, channels, height, width)."""
-
-    @abstractmethod
-    def neck(self, feature_map: Tensor) -> Tensor:
-        """Feature map (n, channels, height, width) → vectors (n, dim)."""
-
-    @property
-    @abstractmethod
-    def halved(self) -> list[nn.Module]:
-        """The modules whose products half precision computes: all but the first convolution.
-
-        Of the error that half precision makes in an output near zero, that one's rounded pixels and weights were more
-        than half (ResNet18, bfloat16).
-        """
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Images (n, 3, size, size), normalised → vectors (n, dim)."""
-        return self.neck(self.features(images))
 
 
 class ResNet18(Backbone):
     """ResNet18 (He et al. 2016): feature map 512 channels at 1/32 of the size, averaged to 512 values."""
 
-    channels, dim = 512, 512
-    default_size, smallest_size = 224, 32
+    facts = Facts(channels=512, dim=512, default_size=224, smallest_size=32)
     classifier = "fc."
-    imagenet = resnet.ResNet18_Weights.IMAGENET1K_V1
 
     def __init__(self) -> None:
         super().__init__()
@@ -95,10 +45,8 @@ class ResNet18(Backbone):
 class AlexNet(Backbone):
     """AlexNet (Krizhevsky 2014): feature map 256 channels after pool5, through fc6 and fc7 to 4,096 values."""
 
-    channels, dim = 256, 4096
-    default_size, smallest_size = 224, 63
+    facts = Facts(channels=256, dim=4096, default_size=224, smallest_size=63)
     classifier = "classifier.6."
-    imagenet = alexnet.AlexNet_Weights.IMAGENET1K_V1
 
     def __init__(self) -> None:
         super().__init__()
@@ -125,10 +73,8 @@ class ResNetSmall(Backbone):
     a CPU in minutes.
     """
 
-    channels, dim = 128, 128
-    default_size, smallest_size = 32, 8
+    facts = Facts(channels=128, dim=128, default_size=32, smallest_size=8)
     classifier = "fc."
-    imagenet = None
 
     def __init__(self) -> None:
         super().__init__()
@@ -165,78 +111,30 @@ BACKBONES: dict[str, type[Backbone]] = {
     "alexnet": AlexNet,
     "resnet-small": ResNetSmall,
 }
+NAMED = f"{', '.join(BACKBONES)}, {LITE0} or {PREFIX}NAME"
 
 
 def build_backbone(name: str) -> Backbone:
-    """The backbone called `name`, with random weights; ArgumentError where there is none."""
-    if name not in BACKBONES:
-        raise ArgumentError(f"unknown backbone {name!r}: give one of {', '.join(BACKBONES)}")
-    return BACKBONES[name]()
-
-
-def load_weights(backbone: Backbone, weights: str) -> None:
-    """Load pretrained weights into `backbone`. For training only: a saved model brings its own.
+    """The backbone called `name`, with random weights; ArgumentError where there is none.
 
     Args:
-        backbone: changed in place.
-        weights: "none" leaves it as it is; "imagenet" downloads torchvision's weights, or takes them from torch's
-            cache; anything else is the path of a state dict in torchvision's names, of any floating-point type. The
-            classifier's last layer in it is ignored.
-
-    Raises:
-        ModelError: the download fails, the file is not a state dict, or it is not one of this backbone.
+        name: a key of BACKBONES, "efficientnet-lite0", or "timm/NAME" for any of timm's.
     """
-    if weights == "none":
-        return
-    name = type(backbone).__name__
-    state = _download(backbone, name) if weights == "imagenet" else _read_state(weights)
-    state = {key: value for key, value in state.items() if not key.startswith(backbone.classifier)}
-    own: dict[str, Tensor] = backbone.body.state_dict()
-    # Batch norm's counter is unused here, and old files of torchvision have none.
-    needed = [key for key in own if not key.endswith("num_batches_tracked")]
-    _refuse(weights, name, "lacks", [key for key in needed if key not in state])
-    _refuse(weights, name, "has more than that:", [key for key in state if key not in own])
-    _refuse(weights, name, "has other shapes for", [key for key in needed if state[key].shape != own[key].shape])
-    backbone.body.load_state_dict({key: state.get(key, own[key]) for key in own})
+    if _is_timm(name):
+        return TimmBackbone(name)
+    return _ours(name)()
 
 
-def weights_identity(weights: str) -> str:
-    """What tells weights from others: the name, and of a file its sha256, for it may lie elsewhere another time."""
-    path = Path(weights)
-    if not path.is_file():
-        return weights
-    with path.open("rb") as file:
-        return f"{path.name}, sha256 {hashlib.file_digest(file, 'sha256').hexdigest()[:16]}"
+def backbone_facts(name: str) -> Facts:
+    """What is known of the backbone called `name`; ArgumentError where there is none."""
+    return timm_facts(name) if _is_timm(name) else _ours(name).facts
 
 
-def _refuse(weights: str, name: str, trouble: str, keys: list[str]) -> None:
-    if keys:
-        more = f" and {len(keys) - LISTED_KEYS} more" if len(keys) > LISTED_KEYS else ""
-        listed = ", ".join(keys[:LISTED_KEYS]) + more
-        raise ModelError(f"the weights {weights!r} are not those of {name}: the file {trouble} {listed}")
+def _is_timm(name: str) -> bool:
+    return name == LITE0 or name.startswith(PREFIX)
 
 
-def _download(backbone: Backbone, name: str) -> dict[str, Tensor]:
-    if backbone.imagenet is None:
-        raise ModelError(f"there are no ImageNet weights for {name}: give --weights none, or a file")
-    try:
-        state: dict[str, Tensor] = backbone.imagenet.get_state_dict(progress=sys.stderr.isatty(), check_hash=True)
-    except (OSError, RuntimeError) as error:
-        raise ModelError(
-            f"the ImageNet weights of {name} could not be downloaded ({error}): give the path of a file with them, "
-            "or --weights none to start from random ones"
-        ) from None
-    return state
-
-
-def _read_state(path: str) -> dict[str, Tensor]:
-    advice = "give 'imagenet', 'none' or the path of a state dict in torchvision's names"
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise ModelError(f"cannot read the weights {path!r} ({error.strerror}): {advice}") from None
-    except Exception:  # torch.load answers hostile bytes with exceptions of any kind
-        raise ModelError(f"{path!r} is not a file of weights: {advice}") from None
-    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ModelError(f"{path!r} is a torch file but not a state dict: {advice}")
-    return state
+def _ours(name: str) -> type[Backbone]:
+    if name not in BACKBONES:
+        raise ArgumentError(f"unknown backbone {name!r}: give one of {NAMED}")
+    return BACKBONES[name]

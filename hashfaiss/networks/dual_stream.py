@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from hashfaiss.codes import check_bits
 from hashfaiss.errors import ArgumentError
 from hashfaiss.networks.attention import ChannelAttention, DualAttention, PositionAttention
-from hashfaiss.networks.backbones import Backbone, build_backbone
+from hashfaiss.networks.backbone import Backbone
+from hashfaiss.networks.backbones import build_backbone
 
 Streams = Literal["both", "position", "channel", "none", "shared"]
 
@@ -27,11 +28,11 @@ class Stream(nn.Module):
         self.backbone = build_backbone(backbone)
         self.attention: nn.Module = nn.Identity()
         if kind == "position":
-            self.attention = PositionAttention(self.backbone.channels, stat_axis=None)
+            self.attention = PositionAttention(self.backbone.facts.channels, stat_axis=None)
         elif kind == "channel":
             self.attention = ChannelAttention(stat_axis=None)
         elif kind == "shared":
-            self.attention = DualAttention(self.backbone.channels, stat_axis=None)
+            self.attention = DualAttention(self.backbone.facts.channels, stat_axis=None)
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (n, 3, size, size), normalised → vectors (n, dim)."""
@@ -65,8 +66,8 @@ class DualStreamNetwork(nn.Module):
             raise ArgumentError(f"streams is {streams!r}: give one of {', '.join(map(repr, get_args(Streams)))}")
         first = Stream(backbone, "position" if streams == "both" else streams)
         self.streams = nn.ModuleList([first, Stream(backbone, "channel")] if streams == "both" else [first])
-        self.smallest_size = first.backbone.smallest_size
-        self.hash_layer = nn.Linear(first.backbone.dim, check_bits(bits))
+        self.smallest_size = first.backbone.facts.smallest_size
+        self.hash_layer = nn.Linear(first.backbone.facts.dim, check_bits(bits))
         nn.init.normal_(self.hash_layer.weight, std=0.01)
         nn.init.zeros_(self.hash_layer.bias)
 
@@ -76,8 +77,12 @@ class DualStreamNetwork(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (n, 3, size, size), normalised → outputs u (n, K)."""
-        vectors = self.streams[0](images)
+        outputs: Tensor = self.hash_layer(self.vectors(images))
+        return outputs
+
+    def vectors(self, images: Tensor) -> Tensor:
+        """Images (n, 3, size, size), normalised → the real features (n, dim) that the hash layer sees."""
+        vectors: Tensor = self.streams[0](images)
         for stream in self.streams[1:]:
             vectors = vectors + stream(images)
-        outputs: Tensor = self.hash_layer(vectors)
-        return outputs
+        return vectors

@@ -11,7 +11,8 @@ from torch.nn.functional import normalize
 
 from hashfaiss.codes import check_bits
 from hashfaiss.errors import ArgumentError
-from hashfaiss.networks.backbones import Backbone, build_backbone
+from hashfaiss.networks.backbone import Backbone
+from hashfaiss.networks.backbones import build_backbone
 
 Kind = Literal["linear", "kernel"]
 
@@ -53,9 +54,9 @@ class FeatureHash(nn.Module):
         if isinstance(anchors, bool) or not isinstance(anchors, int) or anchors < 1:
             raise ArgumentError(f"anchors is {anchors!r}: give a whole number from 1 up")
         self.backbone = build_backbone(backbone)
-        self.smallest_size = self.backbone.smallest_size
+        self.smallest_size = self.backbone.facts.smallest_size
         self.kind = kind
-        rows = dim = self.backbone.dim
+        rows = dim = self.backbone.facts.dim
         if kind == "kernel":
             rows = anchors + 1
             self.register_buffer("anchors", torch.zeros(anchors, dim, dtype=torch.float64))
@@ -90,7 +91,12 @@ class FeatureHash(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (n, 3, size, size), normalised → outputs u (n, K)."""
-        return self.hash_features(self.backbone(images))
+        return self.hash_features(self.vectors(images))
+
+    def vectors(self, images: Tensor) -> Tensor:
+        """Images (n, 3, size, size), normalised → the real features (n, dim) that are hashed."""
+        vectors: Tensor = self.backbone(images)
+        return vectors
 
 
 def kernel_features(features: Tensor, anchors: Tensor, sigma: Tensor | float) -> Tensor:

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from hashfaiss.codes import check_bits
 from hashfaiss.errors import ArgumentError
 from hashfaiss.networks.attention import DualAttention, PreConvolution, StatAxis
-from hashfaiss.networks.backbones import Backbone, build_backbone
+from hashfaiss.networks.backbone import Backbone
+from hashfaiss.networks.backbones import build_backbone
 
 Attention = Literal["none", "danet", "ida"]
 
@@ -47,12 +48,14 @@ class HashNetwork(nn.Module):
         if attention not in ("none", "danet", "ida"):
             raise ArgumentError(f"unknown attention {attention!r}: give 'none', 'danet' or 'ida'")
         self.backbone = build_backbone(backbone)
-        self.smallest_size = self.backbone.smallest_size
+        self.smallest_size = self.backbone.facts.smallest_size
         self.attention: nn.Module = nn.Identity()
         if attention != "none":
+            if not self.backbone.facts.channels:
+                raise ArgumentError(f"{backbone!r} has no feature map for attention to look at: give attention='none'")
             axis = stat_axis if attention == "ida" else None
-            self.attention = DualAttention(self.backbone.channels, axis, attention_width, pre_conv)
-        self.hash_layer = nn.Linear(self.backbone.dim, check_bits(bits))
+            self.attention = DualAttention(self.backbone.facts.channels, axis, attention_width, pre_conv)
+        self.hash_layer = nn.Linear(self.backbone.facts.dim, check_bits(bits))
         nn.init.normal_(self.hash_layer.weight, std=0.01)
         nn.init.zeros_(self.hash_layer.bias)
 
@@ -62,6 +65,21 @@ class HashNetwork(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (n, 3, size, size), normalised → outputs u (n, K)."""
-        feature_map = self.attention(self.backbone.features(images))
-        outputs: Tensor = self.hash_layer(self.backbone.neck(feature_map))
+        return self.head(self.frozen(images))
+
+    def frozen(self, images: Tensor) -> Tensor:
+        """What stays the same while the backbone does: vectors (n, dim), or with attention the map it looks at."""
+        feature_map = self.backbone.features(images)
+        return self.backbone.neck(feature_map) if isinstance(self.attention, nn.Identity) else feature_map
+
+    def head(self, frozen: Tensor) -> Tensor:
+        """What `frozen` gave → outputs u (n, K)."""
+        outputs: Tensor = self.hash_layer(self._vectors(frozen))
         return outputs
+
+    def vectors(self, images: Tensor) -> Tensor:
+        """Images (n, 3, size, size), normalised → the real features (n, dim) that the hash layer sees."""
+        return self._vectors(self.frozen(images))
+
+    def _vectors(self, frozen: Tensor) -> Tensor:
+        return frozen if isinstance(self.attention, nn.Identity) else self.backbone.neck(self.attention(frozen))

@@ -11,14 +11,19 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from hashfaiss.networks.timm_backbones import TimmBackbone
+
 SMALL = 4  # positions of a map
 
 
 def fold(network: nn.Module) -> Any:
     """A copy whose convolutions have taken the norms that directly follow them in; it shares the other parameters."""
     made = _copy(network)
+    # in timm's models, modules need not follow each other as they are listed, and norms bring their activation along
+    others = {module for part in made.backbones if isinstance(part, TimmBackbone) for module in part.modules()}
     for module in list(made.modules()):
-        _fold(module)
+        if module not in others:
+            _fold(module)
     return made
 
 
@@ -31,6 +36,9 @@ def halve(network: nn.Module, half: torch.dtype) -> Any:
     """
     made = _copy(network)
     for backbone in made.backbones:
+        if isinstance(backbone, TimmBackbone):
+            backbone.half_type = half
+            continue
         _fold(backbone.body)
         for module in (module for part in backbone.halved for module in part.modules()):
             if isinstance(module, nn.Conv2d) and module.kernel_size != (1, 1):

@@ -7,7 +7,7 @@ from collections import Counter
 import torch
 
 from hashfaiss.errors import LabelError, TrainingError
-from hashfaiss.networks.backbones import BACKBONES
+from hashfaiss.networks.backbones import backbone_facts
 from hashfaiss.train.data import LabelledImages, label_matrix, split_validation
 from hashfaiss.train.methods import Shallow, method_class
 from hashfaiss.train.settings import Settings
@@ -44,7 +44,7 @@ def check_training_set(images: LabelledImages, settings: Settings) -> None:
             f"of {settings.batch}: give more images, or a smaller batch"
         )
     if issubclass(kind, Shallow):
-        kind.check_features(len(left), BACKBONES[settings.backbone].dim, settings.bits)
+        kind.check_features(len(left), backbone_facts(settings.backbone).dim, settings.bits)
     kind.check(label_matrix(left, sorted(counts)) if left else torch.zeros(0, len(counts)), settings.bits)
 
 

@@ -79,7 +79,7 @@ def draw_split(
     """Draw a protocol's split from a data set.
 
     Args:
-        dataset, data: a name in `datasets.DATASETS`, and where it lies as it is published.
+        dataset, data: a name in `datasets.layouts.DATASETS`, and where it lies as it is published.
         protocol, seed: see `protocols.make_split`.
         folder: gets the lists, in `split/`, and in `images/` what must be unpacked.
 

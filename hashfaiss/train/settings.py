@@ -17,7 +17,7 @@ from hashfaiss.encoding.precision import computes_in_bfloat16
 from hashfaiss.errors import ArgumentError
 from hashfaiss.images.preprocessing import Fit, Preprocessing
 from hashfaiss.networks.attention import PreConvolution, StatAxis
-from hashfaiss.networks.backbones import BACKBONES
+from hashfaiss.networks.backbones import backbone_facts
 from hashfaiss.networks.dual_stream import Streams
 from hashfaiss.networks.hashing import Attention
 from hashfaiss.train.data import Augment
@@ -96,12 +96,13 @@ class Settings:
     @property
     def preprocessing(self) -> Preprocessing:
         """How an image becomes the network's input."""
-        backbone = BACKBONES[self.backbone]
-        preprocessing = Preprocessing(backbone.default_size if self.size is None else self.size, self.fit)
-        if preprocessing.size < backbone.smallest_size:
-            raise ArgumentError(
-                f"size is {preprocessing.size}: {self.backbone} needs {backbone.smallest_size} pixels or more"
-            )
+        facts = backbone_facts(self.backbone)
+        size = facts.default_size if self.size is None else self.size
+        preprocessing = Preprocessing(size, self.fit, facts.mean, facts.std, facts.crop, facts.interpolation)
+        if facts.largest_size is not None and size != facts.largest_size:
+            raise ArgumentError(f"size is {size}: {self.backbone} takes {facts.largest_size} pixels only")
+        if size < facts.smallest_size:
+            raise ArgumentError(f"size is {size}: {self.backbone} needs {facts.smallest_size} pixels or more")
         return preprocessing
 
 
@@ -187,9 +188,9 @@ def _check(values: Mapping[str, Any]) -> None:
     if not isinstance(values["nesterov"], bool):
         raise ArgumentError(f"nesterov is {values['nesterov']!r}: give true or false")
     shallow = issubclass(method_class(values["method"]), Shallow)
+    backbone_facts(values["backbone"])
     choices = {name: get_args(choice) for name, choice in CHOICES.items()} | {
         "network": ("features",) if shallow else ("hash", "dual-stream"),
-        "backbone": tuple(BACKBONES),
         "precision": ("auto", *PRECISIONS),
     }
     for name, names in choices.items():

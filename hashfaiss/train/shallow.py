@@ -12,8 +12,10 @@ from torch import Tensor
 
 from hashfaiss.encoding.encoder import Encoder
 from hashfaiss.errors import TrainingError
-from hashfaiss.networks.backbones import Backbone, build_backbone, load_weights
+from hashfaiss.networks.backbone import Backbone
+from hashfaiss.networks.backbones import build_backbone
 from hashfaiss.networks.features import FeatureHash
+from hashfaiss.networks.weights import load_weights
 from hashfaiss.train.data import TrainingData
 from hashfaiss.train.methods import Shallow, build_method
 from hashfaiss.train.methods.method import sign
@@ -91,7 +93,7 @@ def _features(settings: Settings, backbone: Backbone, images: Tensor, clock: Clo
     """The backbone's vectors (n, dim), float32 on the CPU, of resized images uint8 (n, 3, size, size)."""
     device = torch.device(settings.device)
     backbone.to(device).to(memory_format=torch.channels_last).eval()
-    features = torch.empty(len(images), backbone.dim)
+    features = torch.empty(len(images), backbone.facts.dim)
     loss = torch.zeros(())
     done = 0
     with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):

@@ -23,7 +23,7 @@ from hashfaiss.encoding.learned import LearnedCodes
 from hashfaiss.errors import ArgumentError, DivergedError, ModelError, TrainingError
 from hashfaiss.images.labels import labelled_images
 from hashfaiss.networks import NETWORKS
-from hashfaiss.networks.backbones import load_weights, weights_identity
+from hashfaiss.networks.weights import load_weights, weights_identity
 from hashfaiss.train.checks import check_training_set
 from hashfaiss.train.data import TrainingData, augment_batch, load_training_data
 from hashfaiss.train.methods import Method, Shallow, SteppingMethod, build_method, method_class

@@ -20,11 +20,12 @@ from torch import nn
 from hashfaiss.errors import ArgumentError, ModelError
 from hashfaiss.networks import build_network, torchvision_models
 from hashfaiss.networks.attention import ChannelAttention, DualAttention, PositionAttention, attention_weights
-from hashfaiss.networks.backbones import BACKBONES, build_backbone, load_weights
+from hashfaiss.networks.backbones import BACKBONES, build_backbone
 from hashfaiss.networks.dual_stream import DualStreamNetwork
 from hashfaiss.networks.hashing import HashNetwork
 from hashfaiss.networks.inference import HalfConv2d, fold, halve, round_together
 from hashfaiss.networks.torchvision_models import resnet
+from hashfaiss.networks.weights import load_weights
 
 SHARED_WEIGHTS = Path(__file__).parents[3] / "shared/data/resnet18-tiny-imagenet.pt"
 Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -168,7 +169,7 @@ def test_attention_width_is_an_eighth_or_as_asked() -> None:
 )
 def test_networks_take_their_smallest_images(backbone: str, size: int, attention: str) -> None:
     network = build_network("hash", {"backbone": backbone, "bits": 12, "attention": attention}).eval()
-    assert BACKBONES[backbone].smallest_size == size
+    assert BACKBONES[backbone].facts.smallest_size == size
     assert network(torch.zeros(2, 3, size, size)).shape == (2, 12)
 
 
@@ -177,8 +178,8 @@ def test_attention_sees_the_papers_feature_map(name: str, shape: tuple[int, ...]
     backbone = build_backbone(name).eval()
     features = backbone.features(torch.zeros(1, 3, 224, 224))
     assert features.shape == (1, *shape)
-    assert backbone.neck(features).shape == (1, backbone.dim)
-    assert backbone.channels == shape[0]
+    assert backbone.neck(features).shape == (1, backbone.facts.dim)
+    assert backbone.facts.channels == shape[0]
 
 
 def test_backbone_halves_make_torchvisions_network() -> None:

@@ -11,9 +11,10 @@ import torch
 
 from hashfaiss.errors import ArgumentError, ModelError
 from hashfaiss.networks import build_network
-from hashfaiss.networks.backbones import build_backbone, load_weights
+from hashfaiss.networks.backbones import build_backbone
 from hashfaiss.networks.dual_stream import DualStreamNetwork
 from hashfaiss.networks.hashing import HashNetwork
+from hashfaiss.networks.weights import load_weights
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 STREAMS = ["both", "position", "channel", "none", "shared"]

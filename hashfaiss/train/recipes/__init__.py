@@ -30,7 +30,7 @@ class Recipe:
     Attributes:
         name: such as "dhida-cifar10".
         settings: fields of `TrainOptions`; `method_options` is one of them.
-        dataset, protocol: names in `datasets.DATASETS` and `protocols.PROTOCOLS`, or None where there is none.
+        dataset, protocol: names in `datasets.layouts.DATASETS` and `datasets.protocols.PROTOCOLS`, or None.
     """
 
     name: str
