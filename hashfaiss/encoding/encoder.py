@@ -241,7 +241,8 @@ class Encoder:
         """
         with torch.inference_mode():
             parts = torch.split(images, images_together(self.preprocessing.size))
-            return torch.cat([self.network.vectors(self._inputs(part)).float().cpu() for part in parts])
+            network: Any = self.network
+            return torch.cat([network.vectors(self._inputs(part)).float().cpu() for part in parts])
 
     def encode_resized(self, images: Tensor) -> Codes:
         """Codes (n, ceil(K/8)) of resized images uint8 (n, 3, size, size): the signs of `outputs`, packed there."""
