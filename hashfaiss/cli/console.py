@@ -139,8 +139,8 @@ def _training_text(at: TrainingProgress) -> str:
     if not at.epoch:
         return f"reading images {at.done:,}/{at.total:,}"
     parts = [f"epoch {at.epoch}/{at.epochs}", f"loss {at.loss:.4f}", f"{at.images_per_second:,.0f} images/s"]
-    if at.validation_map is not None:
-        parts.append(f"validation mAP {at.validation_map:.4f}")
+    if at.validation_score is not None:
+        parts.append(f"validation {at.validation_score:.4f}")
     if at.seconds_left is not None:
         minutes, seconds = divmod(round(at.seconds_left), 60)
         parts.append(f"{minutes}:{seconds:02d} left")

@@ -48,9 +48,9 @@ def test_training_learns_and_leaves_its_records(images: Path, tmp_path: Path) ->
     assert result.out == tmp_path / "new" / "m.pt"
     assert (result.images, result.validation_images, result.skipped) == (27, 9, [])
     assert result.history[-1].loss < result.history[0].loss
-    assert result.validation_map is not None
-    assert result.validation_map > 0.9
-    assert result.validation_map == max(row.validation_map or 0 for row in result.history)
+    assert result.validation_score is not None
+    assert result.validation_score > 0.9
+    assert result.validation_score == max(row.validation_score or 0 for row in result.history)
     with (result.folder / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [float(row["loss"]) for row in rows] == [row.loss for row in result.history]
@@ -73,7 +73,7 @@ def test_the_model_knows_how_it_was_made(images: Path, tmp_path: Path) -> None:
     assert (encoder.method, encoder.bits, encoder.network_name) == ("dhida", 8, "hash")
     assert encoder.preprocessing == Preprocessing(16, "stretch")
     facts = encoder.facts
-    assert facts["validation_map"] == result.validation_map
+    assert facts["validation_score"] == result.validation_score
     assert facts["best_epoch"] == result.best_epoch
     assert (facts["method_options"]["gamma"], facts["attention"], facts["epochs"]) == (0.2, "danet", 2)
     assert (facts["precision"], facts["lr_step"], facts["training_images"]) == (
@@ -89,7 +89,7 @@ def test_the_model_knows_what_it_was_not_told(images: Path, tmp_path: Path) -> N
     facts = Encoder.load(train(asked).out, device="cpu").facts
     dhida = {"gamma": 0.1, "activation": "piecewise", "balance_axis": "bit", "memory": True, "reduction": "sum"}
     assert facts["method_options"] == dhida
-    unset = {"labels", "attention_width", "queries", "database", "cutoff"}
+    unset = {"labels", "attention_width", "queries", "database", "cutoff", "minutes"}
     assert {name for name, value in facts.items() if value is None} == unset
     told = dataclasses.replace(asked, method_options={"reduction": "sum", "memory": True})
     assert len(train(told, resume=True).history) == 1  # the same training, spelt out
@@ -138,7 +138,7 @@ def test_resume_is_exact(images: Path, tmp_path: Path, stop: int) -> None:
     result = train(cut, resume=True)
     assert_same(weights_of(whole.out), weights_of(result.out))
     assert [row.loss for row in result.history] == [row.loss for row in whole.history]
-    assert (result.best_epoch, result.validation_map) == (whole.best_epoch, whole.validation_map)
+    assert (result.best_epoch, result.validation_score) == (whole.best_epoch, whole.validation_score)
     last = [torch.load(run.folder / "state.pt", weights_only=True) for run in (whole, result)]
     for part in ("network", "method"):
         assert_same(last[0][part], last[1][part])
@@ -227,7 +227,7 @@ def test_resume_refuses_what_is_not_the_same_training(images: Path, tmp_path: Pa
 
 def test_the_last_epoch_is_kept_without_validation(images: Path, tmp_path: Path) -> None:
     result = train(options(images, tmp_path / "m.pt", epochs=3, validation=0, evaluate_every=2))
-    assert (result.best_epoch, result.validation_map, result.validation_images) == (3, None, 0)
+    assert (result.best_epoch, result.validation_score, result.validation_images) == (3, None, 0)
     assert result.images == 36
     assert_same(weights_of(result.out), torch.load(result.folder / "state.pt", weights_only=True)["network"])
 

@@ -177,7 +177,7 @@ def test_learned_codes_are_signs(adsh: Path) -> None:
 def test_no_model_without_learned_codes_is_the_best(images: Path, tmp_path: Path) -> None:
     """Epochs before ADSH's first codes are not compared with those after."""
     result = train(options(images, tmp_path / "m.pt", "adsh", epochs=4))
-    assert [row.validation_map is None for row in result.history] == [True, True, False, False]
+    assert [row.validation_score is None for row in result.history] == [True, True, False, False]
     assert result.best_epoch >= 3
     with pytest.raises(KeyboardInterrupt):
         train(options(images, tmp_path / "n.pt", "adsh", epochs=4), progress=StopAt(2))
