@@ -24,6 +24,7 @@ from hashfaiss.cli.app import (
 from hashfaiss.errors import ArgumentError, HashfaissError
 
 if TYPE_CHECKING:
+    from hashfaiss.encoding.encoder import Encoder
     from hashfaiss.library.hits import Hits
 
 MOST_SHOWN = 20  # images of a group
@@ -31,14 +32,18 @@ MOST_SHOWN = 20  # images of a group
 
 @app.command()
 def build(
-    model: Annotated[Path, typer.Option("--model", help="Model file of `hashfaiss train`.")],
     images: ImagesOption,
+    model: Annotated[
+        Path | None,
+        typer.Option("--model", help="Model file of `hashfaiss train`; without one, it is fitted to the images."),
+    ] = None,
     index: IndexOption = DEFAULT_INDEX,
     labels: LabelsOption = None,
     kind: Annotated[
         str | None,
         typer.Option("--kind", help="auto, flat, hash, multihash, ivf, hnsw, gpu, or such as hash:b=16,flips=2."),
     ] = None,
+    bits: Annotated[int, typer.Option("--bits", help="Of a model that is fitted to the images.")] = 64,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at an image that cannot be read.")] = False,
     device: DevicesOption = "auto",
     precision: Annotated[
@@ -47,8 +52,13 @@ def build(
 ) -> None:
     """Bring an index into step with a folder: encode what is new or changed, forget what is gone.
 
+    Without --model, an index that is there keeps its own; a new one gets a model fitted to the images (ITQ on the
+    features of EfficientNet-Lite0), which takes no labels and no download.
+
     Only what lies below the folder is forgotten; with --labels, only images the file lists are kept. Cut off at any
-    point, the index stays as it was last committed, and the same command carries on. Example:
+    point, the index stays as it was last committed, and the same command carries on. Examples:
+
+        hashfaiss build --images photos/
 
         hashfaiss build --model dhida.pt --images photos/
     """
@@ -60,9 +70,12 @@ def build(
 
     if images.is_file():
         raise ArgumentError(f"{str(images)!r} is a file: give a folder of images")
-    encoder = Encoder.load(model, device, precision)
-    if not (index / MANIFEST).exists():
+    there = (index / MANIFEST).exists()
+    encoder = Encoder.load(model, device, precision) if model is not None else None
+    if not there:
         check_images(images, labels)
+    if encoder is None:
+        encoder = ImageIndex.open(index, device=device).encoder if there else _fitted(images, bits, device)
     opened = ImageIndex.create(encoder, index, "auto" if kind is None else kind)
     with bar("encode") as progress:
         report = opened.build(images, labels, kind, strict, progress)
@@ -73,6 +86,21 @@ def build(
         f"{report.encoded:,} encoded, {report.unchanged:,} unchanged, {report.removed:,} removed, "
         f"{len(report.skipped):,} skipped{where}, {report.seconds:.1f} s, {report.images_per_second:,.0f} images/s"
     )
+
+
+def _fitted(images: Path, bits: int, device: str) -> Encoder:
+    """An encoder for images without labels."""
+    from hashfaiss.cli.console import bar, note
+    from hashfaiss.train.unlabelled import fit_to_folder
+
+    with bar("look at images") as progress:
+        encoder = fit_to_folder(images, bits, device=device.partition(",")[0], progress=progress)
+    count = encoder.facts["training_images"]
+    note(
+        f"no model was given: ITQ of {encoder.bits} bits was fitted to the features that EfficientNet-Lite0 (ImageNet) "
+        f"has of {count:,} images; with labels, `hashfaiss train` learns what you call alike"
+    )
+    return encoder
 
 
 @app.command()

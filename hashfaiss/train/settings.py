@@ -122,6 +122,9 @@ def settle(options: TrainOptions) -> Settings:
     given = {item.name: getattr(options, item.name) for item in dataclasses.fields(options)}
     recipe = {**COMMON, **method_settings(options.method)}
     _check_idle(options, kind, recipe["network"])
+    decided = "finetune" if options.freeze else "epochs"
+    if options.minutes is not None and getattr(options, decided) is not None:
+        raise ArgumentError(f"minutes decide {decided}, and both were given: leave one of them out")
     chosen = with_changes(recipe, {name: given[name] for name in COMMON if given[name] is not None})
     values = {**given, **{name: chosen[name] for name in COMMON}}
     if issubclass(kind, Shallow):
