@@ -9,6 +9,8 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from hashfaiss.wording import counted, printable
+
 if TYPE_CHECKING:
     from hashfaiss.library.hits import Hit, Hits
     from hashfaiss.train.progress import Progress as TrainingProgress
@@ -24,20 +26,9 @@ def say(text: str = "") -> None:
     print(printable(text))
 
 
-def counted(number: int, what: str) -> str:
-    """`1 image`, `1,000 images`."""
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
-
-
 def print_json(values: dict[str, Any]) -> None:
     """One object on one line; ASCII, so that file names of any bytes survive a pipe."""
     print(json.dumps(values))
-
-
-def printable(text: str) -> str:
-    """`text` with what a terminal must not see (control characters, bytes that are no text) written as escapes."""
-    shown = (c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
-    return "".join(shown)
 
 
 def shown_path(path: str | None) -> str:

@@ -301,8 +301,9 @@ def duplicates(
 
         hashfaiss duplicates --radius 2 --json
     """
-    from hashfaiss.cli.console import bar, counted, print_json, print_table, say, shown_path
+    from hashfaiss.cli.console import bar, print_json, print_table, say, shown_path
     from hashfaiss.library.image_index import ImageIndex
+    from hashfaiss.wording import counted
 
     groups = images = 0
     with bar("compare") as progress:
