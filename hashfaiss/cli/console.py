@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from hashfaiss.library.hits import Hit, Hits
     from hashfaiss.train.progress import Progress as TrainingProgress
 
+MOST_SHOWN = 20  # images of a group
+
 
 def note(text: str) -> None:
     """A line on stderr."""
@@ -95,6 +97,19 @@ def print_hits(hits: Hits, as_json: bool) -> None:
             for rank, hit in enumerate(hits, start=1)
         ]
         print_table(("rank", "distance", *(["asymmetric"] if scored else []), "path", "labels"), rows)
+
+
+def print_group(number: int, group: Sequence[Hit], as_json: bool) -> None:
+    """One group of near-duplicates: a table of the first images, or a JSON object with all."""
+    if as_json:
+        about = [{"path": hit.path, "distance": hit.distance, "labels": hit.labels} for hit in group]
+        print_json({"group": number, "images": about})
+        return
+    rows = [(str(hit.distance), *_place(hit)) for hit in group[:MOST_SHOWN]]
+    print_table(("distance", "path", "labels"), rows, f"group {number:,}: {counted(len(group), 'image')}")
+    more = len(group) - MOST_SHOWN
+    if more > 0:
+        say(f"... and {more:,} more (all with --json)\n")
 
 
 def _place(hit: Hit) -> tuple[str, str]:

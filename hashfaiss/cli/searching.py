@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,9 +24,7 @@ from hashfaiss.cli.app import (
 from hashfaiss.errors import ArgumentError, HashfaissError
 
 if TYPE_CHECKING:
-    from hashfaiss.library.hits import Hits
-
-MOST_SHOWN = 20  # images of a group
+    from hashfaiss.library.hits import Hit, Hits
 
 
 @app.command()
@@ -147,7 +145,7 @@ def _check_target(folder: Path, file: Path | None = None) -> None:
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         raise HashfaissError(f"{str(folder)!r} is no folder that can be written: draw into another")
     if file is not None and file.is_dir():
-        raise HashfaissError(f"{str(file)!r} is a folder: give the name of a PNG file")
+        raise HashfaissError(f"{str(file)!r} is a folder: give the name of a file")
 
 
 def _paths(images: list[str]) -> Iterator[str]:
@@ -292,35 +290,50 @@ def _bytes(text: str) -> int:
 def duplicates(
     index: IndexOption = DEFAULT_INDEX,
     radius: Annotated[int, typer.Option("--radius", help="Hamming distance up to which codes are near.")] = 0,
+    html: Annotated[Path | None, typer.Option("--html", help="Also draw the groups as this page.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """List groups of images whose codes lie near each other, directly or through others.
 
     What is near is what the model sees as alike: few bits, or a model that separates classes only, make large groups.
-    The distance beside each image is from the first of its group. With --json, a group a line. Example:
+    The distance beside each image is from the first of its group. With --json, a group a line. With --html, also one
+    HTML page with thumbnails, which needs no other file; of many groups and images it shows the first. Nothing is
+    deleted. Examples:
 
+    \b
         hashfaiss duplicates --radius 2 --json
+        hashfaiss duplicates --html duplicates.html
     """
-    from hashfaiss.cli.console import bar, print_json, print_table, say, shown_path
+    from hashfaiss.cli.console import bar, note, shown_path
     from hashfaiss.library.image_index import ImageIndex
+
+    if html:
+        _check_target(html.parent, html)
+    with bar("duplicates") as progress:
+        groups = _listed(ImageIndex.open(index).duplicates(radius, progress), radius, as_json)
+        if html:
+            from hashfaiss.library.duplicates_page import write_duplicates_page
+
+            write_duplicates_page(html, groups, radius, progress)
+        else:
+            for _ in groups:
+                pass
+    if html:
+        note(f"page: {shown_path(str(html))}")
+
+
+def _listed(groups: Iterable[tuple[Hit, ...]], radius: int, as_json: bool) -> Iterator[tuple[Hit, ...]]:
+    """The groups, printed as they pass, and at the end how many there were."""
+    from hashfaiss.cli.console import print_group, say
     from hashfaiss.wording import counted
 
-    groups = images = 0
-    with bar("compare") as progress:
-        found = ImageIndex.open(index).duplicates(radius, progress)
-        for group in found:
-            groups, images = groups + 1, images + len(group)
-            if as_json:
-                about = [{"path": hit.path, "distance": hit.distance, "labels": hit.labels} for hit in group]
-                print_json({"group": groups, "images": about})
-                continue
-            rows = [(str(hit.distance), shown_path(hit.path), ";".join(hit.labels)) for hit in group[:MOST_SHOWN]]
-            more = len(group) - MOST_SHOWN
-            print_table(("distance", "path", "labels"), rows, f"group {groups:,}: {counted(len(group), 'image')}")
-            if more > 0:
-                say(f"... and {more:,} more (all with --json)\n")
+    found = images = 0
+    for group in groups:
+        found, images = found + 1, images + len(group)
+        print_group(found, group, as_json)
+        yield group
     if not as_json:
-        say(f"{counted(groups, 'group')} of {counted(images, 'image')} within distance {radius}")
+        say(f"{counted(found, 'group')} of {counted(images, 'image')} within distance {radius}")
 
 
 @app.command()
