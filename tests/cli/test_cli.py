@@ -146,6 +146,8 @@ def test_what_cannot_be_drawn_is_told_before_the_work(here: Path, photos: Path) 
     asked = ["query", "gone.png", "--index", "photos.index"]
     assert "'gone' is no folder" in run(*asked, "--montage", "gone/hits.png", code=1)
     assert "'photos.index' is a folder" in run(*asked, "--montage", "photos.index", code=1)
+    assert "'gone' is no folder" in run("duplicates", "--index", "gone.index", "--html", "gone/page.html", code=1)
+    assert "'photos.index' is a folder" in run("duplicates", "--index", "gone.index", "--html", "photos.index", code=1)
     assert "model.pt' is no folder" in run("evaluate", "--index", "photos.index", "--plots", "model.pt/plots", code=1)
 
 
@@ -193,6 +195,26 @@ def test_duplicates_are_listed_by_group(here: Path, photos: Path) -> None:
     assert "1 group of 13 images within distance 20" in table
     told = run("duplicates", "--index", "photos.index", "--radius", "21", code=2)
     assert "radius is 21: give a whole number from 0 to 20" in told
+
+
+def test_duplicates_are_drawn_as_a_page_beside_what_is_printed(here: Path, photos: Path) -> None:
+    asked = ["duplicates", "--index", "photos.index"]
+    everything = [*asked, "--radius", "20"]
+    for more in ([], ["--json"]):
+        drawn = runner.invoke(app, [*everything, *more, "--html", "page.html"])
+        assert drawn.exit_code == 0
+        assert drawn.stdout == run(*everything, *more)
+        assert drawn.stderr == "page: page.html\n"
+        page = Path("page.html").read_text()
+        assert "1 group of 12 images within Hamming distance 20" in page
+        assert page.count("<img ") == 12
+        assert str(photos / "dog/0.jpg") in page
+        Path("page.html").unlink()
+    run("remove", str(photos), "--index", "photos.index")
+    assert "0 groups of 0 images" in run(*asked, "--html", "page.html")
+    assert "No duplicates" in Path("page.html").read_text()
+    assert "radius is 21" in run(*asked, "--radius", "21", "--html", "other.html", code=2)
+    assert not Path("other.html").exists()
 
 
 def test_montage_is_a_sheet_of_query_and_hits(here: Path, photos: Path) -> None:
