@@ -276,23 +276,26 @@ from hashfaiss.library.image_index import ImageIndex
 sync.COMMIT_ROWS = 16
 real = pipeline.encode_stream
 def slow(encoder, items, learned=False):
-    for batch in real(encoder, items, batch_size=16, workers=1, learned=learned):
-        time.sleep(0.2)
+    for number, batch in enumerate(real(encoder, items, batch_size=16, workers=1, learned=learned)):
+        time.sleep(0.2 if number < 2 else 1000)  # no build gets further, however late it is killed
         yield batch
 pipeline.encode_stream = slow
 model, folder, photos = sys.argv[1:]
 print("ready", flush=True)
 for line in sys.stdin:
+    told, tell = os.pipe()
     child = os.fork()
     if not child:
+        os.read(told, 1)  # its number comes before anything it says
         index = ImageIndex.create(Encoder.load(model, "cpu"), folder)
         if line == "hold\\n":
             with index.store.writing():
                 print("held", flush=True)
-                time.sleep(100)
+                time.sleep(1000)
         index.build(photos)
         os._exit(0)
     print(child, flush=True)
+    os.write(tell, b".")
     _, status = os.waitpid(child, 0)
     print("killed" if os.WIFSIGNALED(status) else "ended", flush=True)
 """
@@ -304,6 +307,7 @@ class Nursery:
     def __init__(self, *arguments):
         given = [sys.executable, "-W", "ignore", "-c", NURSERY, *map(str, arguments)]
         self.process = subprocess.Popen(given, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.child = None
         assert self.hear() == "ready"
 
     def hear(self):
@@ -312,14 +316,17 @@ class Nursery:
     def start(self, what="build"):
         self.process.stdin.write(what + "\n")
         self.process.stdin.flush()
-        return int(self.hear())
+        self.child = int(self.hear())
 
-    def kill(self, child):
-        os.kill(child, signal.SIGKILL)
+    def kill(self):
+        os.kill(self.child, signal.SIGKILL)
+        self.child = None
         return self.hear()
 
     def close(self):
-        self.process.communicate(timeout=60)
+        if self.child is not None:  # the test failed
+            self.kill()
+        self.process.communicate()
 
 
 @pytest.fixture
@@ -352,14 +359,14 @@ def test_killed_at_any_moment_a_build_loses_nothing_committed(encoder, tmp_path,
     wanted, committed = content(whole), {}
     for attempt in range(8):
         before = segments(folder)
-        child = nursery.start()
+        nursery.start()
         if attempt < 5:
             time.sleep(random.uniform(0.02, 0.6))
         else:  # right after a commit, or soon
             while segments(folder) <= max(0, before):
                 time.sleep(0.002)
             time.sleep((attempt - 5) * 0.01)
-        assert nursery.kill(child) == "killed"
+        assert nursery.kill() == "killed"
         if segments(folder) < 0:
             continue
         index = ImageIndex.open(folder)
@@ -385,7 +392,7 @@ def test_killed_at_any_moment_a_build_loses_nothing_committed(encoder, tmp_path,
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and kill -9")
 def test_a_build_while_another_process_builds_is_refused(index, photos, nursery):
-    child = nursery.start("hold")
+    nursery.start("hold")
     try:
         assert nursery.hear() == "held"
         for change in (
@@ -397,7 +404,7 @@ def test_a_build_while_another_process_builds_is_refused(index, photos, nursery)
                 change()
         assert len(index.query(photos / "cat/0.jpg", 20)) == 12  # reading goes on
     finally:
-        assert nursery.kill(child) == "killed"
+        assert nursery.kill() == "killed"
     assert counts(index.build(photos)) == (0, 12, 0, 0)  # a killed process holds nothing
 
 
