@@ -276,10 +276,13 @@ def test_half_precision(images: Path, tmp_path: Path, precision: str) -> None:
     assert {value.dtype for value in weights_of(result.out).values()} == {torch.float32, torch.int64}
 
 
-def test_fastest_precision() -> None:
+def test_fastest_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     assert fastest_precision(torch.device("cuda")) == "bfloat16"
-    native = any(torch.cpu.get_capabilities().get(name) for name in ("amx_bf16", "avx512_bf16"))
-    assert fastest_precision(torch.device("cpu")) == ("bfloat16" if native else "float32")
+    for able in ({"amx_bf16": True}, {"avx512_bf16": True}, {"avx512_bf16": False}, {}):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda able=able: able, raising=False)
+        assert fastest_precision(torch.device("cpu")) == ("bfloat16" if any(able.values()) else "float32")
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    assert fastest_precision(torch.device("cpu")) == "float32"
     assert fastest_precision(torch.device("mps")) == "float32"
 
 
