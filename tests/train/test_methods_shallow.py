@@ -13,6 +13,7 @@ import pytest
 import torch
 from feature_sets import NAMES, clusters, generator, signs
 from sklearn.metrics.pairwise import rbf_kernel
+from trainings import chance_map
 
 from hashfaiss.codes import pack, unpack
 from hashfaiss.encoding.encoder import Encoder
@@ -154,7 +155,7 @@ def test_what_a_fit_leaves(name: str, tmp_path: Path) -> None:
     assert (epoch.epoch, epoch.learning_rate) == (1, 0.0)
     assert result.validation_score == epoch.validation_score == map_of(encoder, data.validation)
     assert result.validation_score is not None
-    assert result.validation_score > (0.55 if name == "lsh" else 0.8)
+    assert result.validation_score > chance_map(3, 11) + 0.2  # the colours are easily told; how well is not promised
     with torch.no_grad():
         u = encoder.network(encoder.preprocessing.normalise(data.training.images)).double().numpy()
     assert epoch.loss == pytest.approx(((signs(u) - u) ** 2).mean(), rel=1e-3)
