@@ -204,7 +204,7 @@ def evaluate(
     cutoff: Annotated[int | None, typer.Option("-R", "--cutoff", help="R of mAP@R; default: all.")] = None,
     norm: Annotated[str, typer.Option(help="Divisor of AP@R: found, min or all (relevant images).")] = "found",
     depth: Annotated[int | None, typer.Option(help="Ranks of FAISS to check; default: all to 100,000.")] = None,
-    sample: Annotated[int, typer.Option(help="Own images to ask with; 0 for all.")] = 1000,
+    sample: Annotated[int, typer.Option(help="Own images to ask with, or read again; 0 for all.")] = 1000,
     seed: Annotated[int, typer.Option(help="Of that sample.")] = 0,
     plots: Annotated[Path | None, typer.Option("--plots", help="Folder to draw curves into.")] = None,
     rerank: Annotated[
@@ -218,7 +218,8 @@ def evaluate(
 ) -> None:
     """Check FAISS's answers against the exact Hamming ranking, and measure retrieval and code health.
 
-    Labels are those the index was built with; --labels are those of the queries. Example:
+    Labels are those the index was built with; --labels are those of the queries. Without labels, images of the index
+    are read again, to tell how well codes keep the neighbours by the network's real features. Example:
 
         hashfaiss evaluate --queries held-out/ --plots plots/
     """

@@ -229,6 +229,28 @@ def test_evaluate_with_plots_and_json(here: Path, photos: Path) -> None:
     assert 0 < report["retrieval"]["mean_average_precision"] <= 1
 
 
+def test_evaluate_without_labels_shows_neighbours_or_what_they_take(here: Path, photos: Path) -> None:
+    Path("flat").mkdir()
+    for number, path in enumerate(sorted(photos.rglob("*.*"))):
+        path.rename(f"flat/{number}{path.suffix}")
+    run("build", "--model", "model.pt", "--images", "flat", "--index", "flat.index")
+    text = run("evaluate", "--index", "flat.index", "--plots", "plots")
+    assert "No labels on both sides: no retrieval metrics." in text
+    assert re.search(r"Neighbours by the network's real features +12 images of the index", text)
+    found = json.loads(run("evaluate", "--index", "flat.index", "--json"))["neighbours"]
+    assert (found["images"], found["k"]) == (12, 10)
+    shown = rf"recall@10 of float neighbours +{found['recall']:.4f} \(by chance 0\.9091\)"
+    assert re.search(shown, text)
+    assert sorted(path.name for path in Path("plots").iterdir()) == ["buckets.png", "health.png", "neighbours.png"]
+    few = run("evaluate", "--index", "flat.index", "--sample", "2")
+    assert re.search(r"No neighbours .* at least 3 of its images in the sample, unaltered\.", few)
+    assert "Neighbours by" not in few
+    Path("flat/0.jpg").write_bytes(b"")
+    result = runner.invoke(app, ["evaluate", "--index", "flat.index"])
+    assert "skipped flat/0.jpg: empty file" in result.stderr
+    assert "11 images of the index" in result.stdout
+
+
 def test_info_verify_remove(here: Path, photos: Path) -> None:
     assert json.loads(run("info", "--index", "photos.index", "--json"))["images"] == 12
     assert "sound" in run("verify", "--index", "photos.index")
