@@ -252,7 +252,7 @@ def _own_neighbours(
 ) -> tuple[NeighbourReport | None, list[tuple[str, str]]]:
     """How well codes keep the neighbours of the index's images, read again; and what is left out, with the reason."""
     from hashfaiss.encoding.items import Item
-    from hashfaiss.encoding.pipeline import feature_stream
+    from hashfaiss.encoding.pipeline import encode_stream
     from hashfaiss.images.finding import image_file
     from hashfaiss.library.image_index import ENCODER
 
@@ -265,29 +265,31 @@ def _own_neighbours(
         encoder = index.encoder
     except CorruptIndexError as error:  # all else can be said without it
         return None, [(str(index.path / ENCODER), str(error))]
-    features, kept, left_out = [], [], []
-    stream = feature_stream(encoder, (Item(image_file(path)) for path in files.values()))
-    for done, ((row, path), (_, made)) in enumerate(zip(files.items(), stream, strict=True), start=1):
-        if isinstance(made, str):
-            left_out.append((path, made))
-        elif made[1] != rows[row].digest:
-            left_out.append((path, "altered since it was indexed"))
-        else:
-            features.append(made[0])
-            kept.append(row)
+    features, kept = [], list[int]()
+    left_out, done = list[tuple[str, str]](), 0
+    for batch in encode_stream(encoder, (Item(image_file(path)) for path in files), features=True):
+        left_out += [(item.path or "", reason) for item, reason in batch.skipped]
+        vectors = () if batch.features is None else batch.features
+        for item, digest, vector in zip(batch.items, batch.digests, vectors, strict=True):
+            row = files[item.path or ""]
+            if rows[row].digest == digest:
+                features.append(vector)
+                kept.append(row)
+            else:
+                left_out.append((item.path or "", "altered since it was indexed"))
+        done += len(batch.items) + len(batch.skipped)
         if progress:
             progress(done, len(files))
-    if len(kept) < FEWEST_READ:
-        return None, left_out
-    return kept_neighbours(np.stack(features), codes[kept], index.bits), left_out
+    found = kept_neighbours(np.stack(features), codes[kept], index.bits) if len(kept) >= FEWEST_READ else None
+    return found, sorted(left_out)
 
 
-def _still_there(index: ImageIndex, rows: list[Row], most: int, seed: int) -> dict[int, str]:
-    """Rows, ascending, and paths of images drawn at random, of those that still exist as files; at most `most`."""
+def _still_there(index: ImageIndex, rows: list[Row], most: int, seed: int) -> dict[str, int]:
+    """Paths and rows, ascending, of images drawn at random, of those that still exist as files; at most `most`."""
     drawn = np.random.default_rng(seed).permutation(len(rows)).tolist()
     paths = ((row, index.store.full_path(rows[row])) for row in drawn)
     there = ((row, path) for row, path in paths if path is not None and os.path.isfile(path))
-    return dict(sorted(islice(there, min(most, MOST_READ))))
+    return {path: row for row, path in sorted(islice(there, min(most, MOST_READ)))}
 
 
 def _own_images(codes: Codes, labels: list[Labels], sample: int, seed: int) -> _Queries:

@@ -22,6 +22,7 @@ from hashfaiss.encoding.encoder import Encoder
 from hashfaiss.encoding.items import Batch, Item, as_items
 from hashfaiss.encoding.pipeline import batched, encode_stream
 from hashfaiss.errors import ArgumentError, ImageError
+from hashfaiss.files import content_digest
 from hashfaiss.images import decoding, finding
 from hashfaiss.images.decoding import read_image
 from hashfaiss.images.finding import find_images, image_file
@@ -214,6 +215,23 @@ def test_an_error_among_the_items_stops_the_work_and_is_told(encoder: Encoder, p
 def test_sizes_that_cannot_be(encoder: Encoder, photos: Path, arguments: dict[str, int]) -> None:
     with pytest.raises(ArgumentError, match="give 1 or more of each"):
         list(encode_stream(encoder, items_below(photos), **arguments))
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_features_in_place_of_codes_are_the_networks_own(encoder: Encoder, photos: Path, workers: int) -> None:
+    (photos / "cat" / "1.png").write_bytes(b"not one")
+    items = items_below(photos)
+    batches = list(encode_stream(encoder, items, batch_size=5, workers=workers, features=True))
+    assert [item.path for batch in batches for item, _ in batch.skipped] == [str(photos / "cat" / "1.png")]
+    good = [item for item in items if item.path != str(photos / "cat" / "1.png")]
+    assert [item for batch in batches for item in batch.items] == good
+    assert [digest for batch in batches for digest in batch.digests] == [
+        content_digest(Path(str(item.path)).read_bytes()) for item in good
+    ]
+    found = np.concatenate([batch.features for batch in batches if batch.features is not None])
+    assert found.dtype == np.float32
+    alone = [encoder.features(encoder.preprocessing.resize(read_image(str(item.path)))[None]) for item in good]
+    np.testing.assert_allclose(found, torch.cat(alone).numpy(), rtol=1e-4, atol=1e-5)
 
 
 def test_images_in_memory_have_a_digest_of_their_pixels(encoder: Encoder) -> None:
