@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from hashfaiss.errors import TrainingError
 from hashfaiss.files import write_atomic
+from hashfaiss.networks.weights import published_weights
 from hashfaiss.train.data import TrainingData
 from hashfaiss.train.settings import Settings
 
@@ -74,6 +75,7 @@ def training_facts(
     """What a model file tells of its training: settings, data and results."""
     return {
         **asdict(settings),
+        "published_weights": published_weights(settings.backbone, settings.weights),
         "training_images": len(data.training),
         "validation_images": len(data.validation),
         "skipped_images": len(data.skipped),

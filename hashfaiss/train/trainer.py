@@ -23,7 +23,7 @@ from hashfaiss.encoding.learned import LearnedCodes
 from hashfaiss.errors import ArgumentError, DivergedError, ModelError, TrainingError
 from hashfaiss.images.labels import labelled_images
 from hashfaiss.networks import NETWORKS
-from hashfaiss.networks.weights import load_weights, weights_identity
+from hashfaiss.networks.weights import licence_trouble, load_weights, weights_identity
 from hashfaiss.train.budget import fit_into_minutes
 from hashfaiss.train.checks import check_training_set
 from hashfaiss.train.data import TrainingData, augment_batch, load_training_data
@@ -82,6 +82,8 @@ def train(
     started = time.monotonic()
     settings = settle(options)
     tell = progress or (lambda _: None)
+    if trouble := licence_trouble(settings.backbone, settings.weights):
+        say(trouble)
     folder = _prepare(Path(settings.out))
     state = None
     if resume:

@@ -24,6 +24,7 @@ from hashfaiss.networks.backbone import Backbone
 from hashfaiss.networks.backbones import backbone_facts
 from hashfaiss.networks.features import FeatureHash
 from hashfaiss.networks.timm_backbones import LITE0
+from hashfaiss.networks.weights import published_weights
 from hashfaiss.train.methods.itq import ITQ
 from hashfaiss.train.shallow import fixed_backbone
 
@@ -77,6 +78,7 @@ def fit_to_folder(
     encoder.facts = {
         "backbone": LITE0,
         "weights": "imagenet",
+        "published_weights": published_weights(LITE0, "imagenet"),
         "method_options": {"iterations": method.iterations},
         "training_images": count,
         "skipped_images": len(skipped),

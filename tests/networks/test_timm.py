@@ -19,7 +19,7 @@ from hashfaiss.images.preprocessing import Preprocessing
 from hashfaiss.networks import build_network, timm_backbones
 from hashfaiss.networks.backbones import backbone_facts, build_backbone
 from hashfaiss.networks.timm_backbones import LITE0, lite0_name
-from hashfaiss.networks.weights import load_weights
+from hashfaiss.networks.weights import licence_trouble, load_weights, published_weights
 
 SMALL = "timm/mobilenetv3_small_050"
 PALACES = {442, 663, 698}  # bell cote, monastery, palace
@@ -197,3 +197,24 @@ def test_a_model_file_is_loaded_without_weights_of_others(
         codes = np.concatenate([loaded.encode_resized(images[:17]), loaded.encode_resized(images[17:])])
         assert np.array_equal(codes, encoder.encode_resized(images))
     assert encoder.features(images).shape == (24, facts.dim)
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        (LITE0, None),
+        ("resnet18", None),
+        ("timm/hiera_tiny_224", "'cc-by-nc-4.0', which forbids commercial use"),
+        ("timm/vit_small_patch16_dinov3", "'dinov3-license', which is not a usual open licence"),
+    ],
+)
+def test_licences_that_forbid_are_told(name: str, sentence: str | None) -> None:
+    told = licence_trouble(name, "imagenet")
+    assert (told is None) if sentence is None else sentence in str(told)
+    assert licence_trouble(name, "none") is None
+
+
+def test_what_weights_they_were_is_recorded() -> None:
+    found = published_weights("timm/resnet10t", "imagenet")
+    assert found == {"model": "resnet10t.c3_in1k", "timm": timm.__version__, "licence": "apache-2.0"}
+    assert published_weights("timm/resnet10t", "none") == published_weights("resnet18", "imagenet") == {}
