@@ -3,8 +3,8 @@
     python examples/benchmarks/heads.py --images cifar10 --queries split/query.csv --database split/database.csv \
         *.pt
 
-Models are those of `hashfaiss train --freeze`, or of a method such as itq, on the same backbone, size and fit. A line of
-JSON each: bits, method, and the tie-aware mAP@ALL of the queries, with the worst and the best order of ties.
+Models are those of `hashfaiss train --freeze`, or of a method such as itq, on the same backbone, size and fit. A line
+of JSON each: bits, method, and the tie-aware mAP@ALL of the queries, with the worst and the best order of ties.
 """
 
 from __future__ import annotations

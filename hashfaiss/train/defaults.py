@@ -31,6 +31,7 @@ PEOPLE: dict[str, Any] = {
     "augment": "photo",
     "evaluate_every": 1,
 }
+MANY = 10_000  # images, with each of which DHIDA compares each: beyond, those of a batch are enough
 FEW = 200  # images: two steps of 64 are no epoch
 FITTED: dict[str, Any] = {"backbone": LITE0}
 
@@ -48,8 +49,11 @@ def defaults_for_people(images: str | os.PathLike[str], given: Mapping[str, Any]
     chosen = dict(FITTED if issubclass(kind, Shallow) else PEOPLE)
     if "finetune" in given:
         chosen.pop("minutes", None)
-    if "batch" in chosen and sum(1 for _ in find_images(images)) < FEW:
+    count = sum(1 for _ in find_images(images))
+    if "batch" in chosen and count < FEW:
         chosen["batch"] = 16
+    if given.get("method", "dhida") == "dhida" and count > MANY:
+        chosen["method_options"] = {"memory": False}
     if given.get("backbone", LITE0) == LITE0 and "size" not in given:
         chosen["size"] = typical_size(find_images(images))
     return {name: value for name, value in chosen.items() if name not in given}

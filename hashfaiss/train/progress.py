@@ -48,6 +48,11 @@ class Clock:
         self.trained = 0
         self.validation_score: float | None = None
         self.started = self.told = time.monotonic()
+        self.last_phase = True  # before it, none can say how long the training takes
+
+    def start_phase(self) -> None:
+        """Epochs take another time from now on."""
+        self.started, self.trained = time.monotonic(), 0
 
     def start_features(self, images: int) -> None:
         """Before the first epoch, so many images go through the network once."""
@@ -85,9 +90,11 @@ class Clock:
         self.validation_score = None
 
     def _tell(self, loss: float) -> None:
-        # The pace is that of the whole sitting, so that it includes validations.
+        # The pace is that of the phase in this sitting, so that it includes validations.
         pace = (time.monotonic() - self.started) / max(self.trained, 1)
-        seconds_left = ((self.epochs - self.epoch + 1) * self.images - self.done) * pace
+        seconds_left = (
+            None if not self.last_phase else ((self.epochs - self.epoch + 1) * self.images - self.done) * pace
+        )
         self.callback(
             Progress(
                 self.epoch,

@@ -215,6 +215,9 @@ class _Run:
         """Train for one epoch, validate, and put everything on disk."""
         if self._phase(number) != self.phase:
             self._enter(self._phase(number))
+        if number == self.phase.first:
+            clock.start_phase()
+        clock.last_phase = self.phase == self.phases[-1]
         if self.phase.kind == "head" and self.frozen is None:
             self.frozen = freeze(self.network, self.data, self.settings, clock)
         # Seeded by its number, an epoch draws the same whether or not it is the first of a sitting.

@@ -14,7 +14,7 @@ from trainings import StopAt, options
 from hashfaiss.encoding.encoder import Encoder
 from hashfaiss.errors import ArgumentError
 from hashfaiss.networks import build_network
-from hashfaiss.train import budget
+from hashfaiss.train import budget, defaults
 from hashfaiss.train.budget import epochs_that_fit
 from hashfaiss.train.data import augment_batch
 from hashfaiss.train.defaults import PEOPLE, defaults_for_people
@@ -159,7 +159,7 @@ def test_variations_of_photographs_are_seeded_and_of_the_size_asked_for(kind: An
     assert len({image.numpy().tobytes() for image in made[0]}) == 6
 
 
-def test_without_a_recipe_a_training_is_for_people(photos: Path) -> None:
+def test_without_a_recipe_a_training_is_for_people(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = prepare_training(images=photos, bits=16)
     assert (options.backbone, options.freeze, options.minutes, options.size) == ("efficientnet-lite0", True, 15, 128)
     assert options.batch == 16  # of few images
@@ -172,3 +172,7 @@ def test_without_a_recipe_a_training_is_for_people(photos: Path) -> None:
         assert prepare_training(images=photos, **knowing).freeze is None
     assert prepare_training(images=photos, recipe="dhida").minutes is None
     assert settle(options).schedule == PEOPLE["schedule"]
+    monkeypatch.setattr(defaults, "MANY", 11)
+    assert settle(prepare_training(images=photos)).method_options["memory"] is False
+    assert settle(prepare_training(images=photos, option=["memory=true"])).method_options["memory"] is True
+    assert prepare_training(images=photos, method="csq").method_options == {}
