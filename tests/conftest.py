@@ -9,12 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from PIL import Image
 from trainings import write_images
 
 from hashfaiss.encoding.encoder import Encoder
 from hashfaiss.images.preprocessing import Preprocessing
 from hashfaiss.networks import build_network
+
+# The same draws each time, however long they take. `--hypothesis-profile=default` draws others.
+settings.register_profile("same", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("same")
 
 COLOURS = {"bird": (60, 90, 210), "cat": (210, 120, 40), "dog": (90, 170, 70)}
 
