@@ -16,8 +16,8 @@ from hashfaiss.codes import Codes, check_bits, check_codes, widened
 from hashfaiss.errors import ArgumentError, CorruptIndexError
 from hashfaiss.indexes.answers import Answers
 from hashfaiss.indexes.distinct import FEW, Distinct
-from hashfaiss.indexes.flat import Flat
-from hashfaiss.indexes.kind import Found, Int32, Int64, Kind
+from hashfaiss.indexes.flat import Flat, scan_work
+from hashfaiss.indexes.kind import Found, Int32, Int64, Kind, Searcher
 from hashfaiss.indexes.kinds import parse_kind
 from hashfaiss.indexes.saved import join_arrays, split_arrays
 from hashfaiss.indexes.tuning import FLAT_UP_TO, RECALL, Notice, Tuning, tune
@@ -36,8 +36,8 @@ MOST_PER_CALL = 1 << 26
 READER: Any = getattr(faiss, "ZeroCopyIOReader")  # noqa: B009, FAISS's stubs lack it
 TRY = 0.08  # of a flat scan is risked on probes that may spare it,
 CHEAPER = 0.8  # and probes that surely do are preferred below this share of it.
-# What one query pays for its proof, and for widening where there is none, in codes that a flat scan compares meanwhile:
-# a batch shares these.
+# What one query pays for its proof, and for widening where there is none, in codes that FAISS's flat scan compares
+# meanwhile: a batch shares these.
 PROOF, WIDENING = 100_000, 400_000
 
 
@@ -189,7 +189,7 @@ class CodeIndex:
         """
         radius = min(_whole("radius", radius, 0), self.bits)
         queries = widened(check_codes(queries, self.bits, "queries"), self.kind.width)
-        kind = self._first(exact, len(queries))
+        kind = self._first(exact, len(queries), radius)
         work, answers = self._work(kind, 0), len(self) * ANSWERS_PER_CALL // MOST_PER_CALL
         return self._batched(queries, answers, work, lambda batch: self._within(batch, kind, radius, exact))
 
@@ -197,20 +197,23 @@ class CodeIndex:
         """As `within`, the distinct codes themselves: their positions in `distinct`."""
         queries = widened(check_codes(queries, self.bits, "queries"), self.kind.width)
         with _threads(1 if len(queries) == 1 else None):
-            return self._codes_within(queries, self._first(exact, len(queries)), min(radius, self.bits), exact)
+            return self._codes_within(queries, self._first(exact, len(queries), radius), min(radius, self.bits), exact)
 
-    def _first(self, exact: bool, queries: int) -> Kind:
+    def _first(self, exact: bool, queries: int, radius: int | None = None) -> Searcher:
         """Who is asked first: to be exact, the kind only where its probes are cheap or rarely in vain."""
-        kind, n = self.kind, len(self.distinct)
+        kind, flat = self.kind, scan_work(len(self.distinct), self.kind.width)
         if not exact:
             return kind
-        if not kind.abilities.certifies or kind.work > max(TRY, CHEAPER * kind.certified) * n:
+        if (certain := kind.certain) is not None:
+            work = certain.work if radius is None else certain.work_within(min(radius, self.bits))
+            return certain if work < flat else self.flat
+        if not kind.abilities.certifies or kind.work > max(TRY, CHEAPER * kind.certified) * flat:
             return self.flat
-        if queries == 1 and kind.work + PROOF + (1 - kind.certified) * WIDENING > n:
+        if queries == 1 and kind.work + PROOF + (1 - kind.certified) * WIDENING > flat:
             return self.flat
         return kind
 
-    def _work(self, kind: Kind, found: int) -> int:
+    def _work(self, kind: Searcher, found: int) -> int:
         """Work of one query that keeps the `found` nearest codes; 0 is for a radius, which needs no heap."""
         seen, width = max(1.0, kind.work), (self.bits + 63) // 64
         heap = 0.0
@@ -224,7 +227,7 @@ class CodeIndex:
             parts = [search(queries[rows]) for rows in slices]
         return parts[0] if len(parts) == 1 else Answers.join(parts)
 
-    def _one(self, kind: Kind, query: Codes, k: int, found: int, exact: bool) -> Answers:
+    def _one(self, kind: Searcher, query: Codes, k: int, found: int, exact: bool) -> Answers:
         """The answer to one query, on one thread; `_nearest` without what only batches need."""
         before = faiss.omp_get_max_threads()
         faiss.omp_set_num_threads(1)
@@ -238,7 +241,7 @@ class CodeIndex:
             faiss.omp_set_num_threads(before)
         return Answers(np.array([0, len(ids)]), ids, distances, np.array([certain]))
 
-    def _nearest(self, queries: Codes, kind: Kind, k: int, found: int, exact: bool) -> Answers:
+    def _nearest(self, queries: Codes, kind: Searcher, k: int, found: int, exact: bool) -> Answers:
         if not found:
             return _nothing(len(queries))
         best = kind.nearest(queries, found)
@@ -251,12 +254,12 @@ class CodeIndex:
         radii = np.where(counts == min(k, len(self)), last, self.bits).astype(np.int32)
         return self._answers(self._widened(queries, best, rows, radii, found), k)
 
-    def _within(self, queries: Codes, kind: Kind, radius: int, exact: bool) -> Answers:
+    def _within(self, queries: Codes, kind: Searcher, radius: int, exact: bool) -> Answers:
         best = self._codes_within(queries, kind, radius, exact)
         offsets, ids, distances = self.distinct.expand(best.offsets, best.positions, best.distances, None)
         return Answers(offsets, ids, distances, best.complete >= radius)
 
-    def _codes_within(self, queries: Codes, kind: Kind, radius: int, exact: bool) -> Found:
+    def _codes_within(self, queries: Codes, kind: Searcher, radius: int, exact: bool) -> Found:
         if not len(self):
             return Found.nothing(len(queries), self.bits)
         best = kind.within(queries, radius)
@@ -274,12 +277,12 @@ class CodeIndex:
 
     def _widened(self, queries: Codes, best: Found, rows: Int64, radii: Int32, found: int) -> Found:
         """Answer queries `rows` again, completely: all codes within `radii`, or the `found` nearest of all codes."""
-        n, flat_work = len(self.distinct), self._work(self.flat, found)
+        n, flat, flat_work = len(self.distinct), self.flat.work, self._work(self.flat, found)
         dear = rows
         for part in _slices(len(rows), 1, flat_work):
-            done, answered = self.kind.balls(queries[rows[part]], radii[part], CHEAPER * n)
+            done, answered = self.kind.balls(queries[rows[part]], radii[part], CHEAPER * flat)
             best, dear = best.put(rows[part][done], answered), np.setdiff1d(dear, rows[part][done])
-        reach = self.kind.reach(TRY * n) if found and len(dear) else -1
+        reach = self.kind.reach(TRY * flat) if found and len(dear) else -1
         if reach >= 0:  # the k-th answer so far may be far away only because nearer ones were not seen
             untried = dear[best.complete[dear] < reach]
             done, tried = self.kind.balls(queries[untried], np.full(len(untried), reach, np.int32), np.inf)
@@ -289,8 +292,8 @@ class CodeIndex:
         for part in _slices(len(dear), found or n * ANSWERS_PER_CALL // MOST_PER_CALL, flat_work):
             chosen = dear[part]
             asked = queries[chosen]
-            flat = self.flat.nearest(asked, found) if found else self.flat.within(asked, int(radii[0]))
-            best = best.put(chosen, flat)
+            scanned = self.flat.nearest(asked, found) if found else self.flat.within(asked, int(radii[0]))
+            best = best.put(chosen, scanned)
         return best
 
 

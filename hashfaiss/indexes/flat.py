@@ -8,6 +8,7 @@ import faiss
 import numpy as np
 
 from hashfaiss.codes import Codes
+from hashfaiss.indexes import kernels
 from hashfaiss.indexes.kind import Abilities, Found, Kind, One
 
 
@@ -37,18 +38,42 @@ class Flat(Kind):
         return isinstance(index, faiss.IndexBinaryFlat)
 
     def nearest(self, queries: Codes, k: int) -> Found:
-        distances, positions = self.faiss.search(queries, k)  # FAISS.md section 1: in (distance, position) order
-        offsets = np.arange(0, k * len(queries) + 1, k)
-        return Found(offsets, positions.ravel(), distances.ravel(), np.full(len(queries), self.bits, np.int32))
+        offsets, complete = np.arange(0, k * len(queries) + 1, k), np.full(len(queries), self.bits, np.int32)
+        rows = self._rows(len(queries))
+        if rows is None:
+            distances, positions = self.faiss.search(queries, k)  # FAISS.md section 1: in (distance, position) order
+        else:
+            distances, positions, _ = kernels.nearest(rows, queries, k, faiss.omp_get_max_threads())
+        return Found(offsets, positions.ravel(), distances.ravel(), complete)
 
     def nearest_one(self, query: Codes, k: int) -> One:
-        distances, positions = self.faiss.search(query, k)
+        rows = self._rows(1)
+        if rows is None:
+            distances, positions = self.faiss.search(query, k)
+        else:
+            distances, positions, _ = kernels.nearest(rows, query, k)
         return One(distances[0], positions[0], self.bits)
 
     def within(self, queries: Codes, radius: int) -> Found:
-        limits, distances, positions = self.faiss.range_search(queries, radius + 1)  # FAISS's radius is strict
-        return Found.of_ball(limits, distances, positions, np.full(len(queries), self.bits, np.int32))
+        complete, rows = np.full(len(queries), self.bits, np.int32), self._rows(len(queries))
+        if rows is None:
+            limits, distances, positions = self.faiss.range_search(queries, radius + 1)  # FAISS's radius is strict
+        else:
+            limits, distances, positions, _ = kernels.within(rows, queries, radius, faiss.omp_get_max_threads())
+        return Found.of_ball(limits, distances, positions, complete)
+
+    def _rows(self, queries: int) -> Codes | None:
+        """FAISS's codes (n, width), where they lie, for the native core; None where FAISS is to search so many."""
+        if not self.faiss.ntotal or not kernels.pays(self.width, queries):
+            return None
+        held: Codes = faiss.rev_swig_ptr(self.faiss.xb.data(), self.faiss.ntotal * self.width)
+        return held.reshape(-1, self.width)
 
     @property
     def work(self) -> float:
-        return float(self.faiss.ntotal)
+        return scan_work(self.faiss.ntotal, self.width)
+
+
+def scan_work(codes: int, width: int) -> float:
+    """What a flat scan takes for one query of a batch, in codes that FAISS compares meanwhile."""
+    return codes / kernels.speed(width)

@@ -10,14 +10,15 @@ import numpy as np
 import numpy.typing as npt
 
 from hashfaiss.codes import Codes, hamming_of_words, words
+from hashfaiss.indexes import kernels
+from hashfaiss.indexes.clusters import centroids_of, nearest_centroids
 from hashfaiss.indexes.kind import SLACK, SPARE, Abilities, Arrays, Found, Int32, Int64, Kind, One, by_radius, sampled
+from hashfaiss.indexes.lists import ListSearch
 
 CODES_PER_ADD = 1 << 18  # a call into FAISS cannot be interrupted
-TRAINED_ON = 64  # codes for each list; FAISS asks for 39 or more
 SCAN = 1.2  # a code in a list costs this many in a flat scan (measured: 0.9 to 1.4),
 LIST = 25.0  # and a list as many as this on top, its centroid's comparison included.
 RARE = 0.05  # where probes prove so few answers, looking for proof costs more than it gives
-SEED = 1234
 LARGE = 20_000  # a list that holds nothing is this far away
 ROWS = 64  # queries whose distances from all centroids stay in the processor's cache
 
@@ -27,11 +28,14 @@ class IVF(Kind):
 
     With r_c the greatest distance of a code in list c from its centroid, a code of that list is at least d(q, c) - r_c
     away from q (triangle inequality). A query has therefore seen every code nearer than the least such bound among
-    the lists it did not visit.
+    the lists it did not visit. A list holds its codes in order of their distance from the centroid: of a list it does
+    visit, the native core compares only those as far from the centroid as the query is, give or take the distance that
+    matters.
     """
 
     name = "ivf"
     knob = "probes"
+    _certain: ListSearch | None = None
     abilities = Abilities(
         summary="looks into the lists of codes whose centroids are nearest",
         guarantee="exact where the lists not visited are provably too far; each answer says whether they are",
@@ -53,17 +57,15 @@ class IVF(Kind):
     def build(self, codes: Codes) -> None:
         lists, d = self.parameters["lists"], 8 * self.width
         index = faiss.IndexBinaryIVF(faiss.IndexBinaryFlat(d), d, lists)
-        index.cp.min_points_per_centroid = 1  # with few codes the lists are short, which is no reason to warn
+        self._radii = np.full(lists, -LARGE, np.int16)
         if len(codes):
-            sample = codes
-            if len(codes) > TRAINED_ON * lists:
-                chosen = np.random.default_rng(SEED).choice(len(codes), TRAINED_ON * lists, replace=False)
-                sample = codes[np.sort(chosen)]
-            index.train(sample)
-        for start in range(0, len(codes), CODES_PER_ADD):
-            index.add(codes[start : start + CODES_PER_ADD])
+            centroids = centroids_of(codes, lists)
+            index.quantizer.add(centroids)
+            index.is_trained = True
+            distances, numbers = nearest_centroids(codes, centroids)
+            np.maximum.at(self._radii, numbers, distances.astype(np.int16))
+            _fill(index, codes, numbers, np.lexsort((distances, numbers)))
         self._take(index)
-        self._radii = np.array([self._radius(number) for number in range(index.nlist)], np.int16)
         self.measure(sampled(codes))
 
     def accepts(self, index: Any) -> bool:
@@ -89,7 +91,7 @@ class IVF(Kind):
         self.measure(sample.astype(np.uint8).reshape(-1, self.width))
 
     def _take(self, index: Any) -> None:
-        self.faiss = index
+        self.faiss, self._certain = index, None
         index.nprobe = min(self.parameters["probes"], index.nlist)
         quantizer: Any = faiss.downcast_IndexBinary(index.quantizer)
         self._centroids = words(faiss.vector_to_array(quantizer.xb).reshape(-1, self.width))
@@ -101,13 +103,14 @@ class IVF(Kind):
         self._wide.ntotal = index.ntotal
         self._wide_lock = threading.Lock()
 
-    def _radius(self, number: int) -> int:
-        """Greatest distance of a list's codes from its centroid."""
-        size = int(self._sizes[number])
-        if not size:
-            return -LARGE
-        raw = faiss.rev_swig_ptr(self.faiss.invlists.get_codes(number), size * self.width)
-        return int(hamming_of_words(self._centroids[number : number + 1], words(raw.reshape(size, -1))).max())
+    @property
+    def certain(self) -> ListSearch | None:
+        if not kernels.available() or not self.faiss.ntotal or self.faiss.ntotal != self._sizes.sum():
+            return None
+        if self._certain is None:
+            centroids = faiss.vector_to_array(self._quantizer.xb).reshape(-1, self.width)
+            self._certain = ListSearch(self.faiss, self.width, self.bits, centroids, self.sample)
+        return self._certain
 
     def nearest(self, queries: Codes, k: int) -> Found:
         if self.certified <= RARE:
@@ -215,3 +218,11 @@ class IVF(Kind):
     def work(self) -> float:
         seen: float = self.faiss.nprobe * SCAN * self.faiss.ntotal / len(self._radii)
         return seen + LIST * len(self._radii) / 8
+
+
+def _fill(index: Any, codes: Codes, numbers: Int32, order: Int64) -> None:
+    """Put codes into the lists of these numbers, in this order, under their positions."""
+    for start in range(0, len(codes), CODES_PER_ADD):
+        positions = order[start : start + CODES_PER_ADD]
+        rows, places = codes[positions], numbers[positions].astype(np.int64)
+        index.add_core(len(rows), faiss.swig_ptr(rows), faiss.swig_ptr(positions), faiss.swig_ptr(places))

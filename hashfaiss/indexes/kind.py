@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -149,6 +149,25 @@ class One(NamedTuple):
         return cls(found.distances.tolist(), found.positions.tolist(), int(found.complete[0]))
 
 
+class Searcher(Protocol):
+    """Answers queries as a `Kind` does, which is one."""
+
+    def nearest(self, queries: Codes, k: int) -> Found: ...
+
+    def nearest_one(self, query: Codes, k: int) -> One: ...
+
+    def within(self, queries: Codes, radius: int) -> Found: ...
+
+    @property
+    def work(self) -> float: ...
+
+
+class Certain(Searcher, Protocol):
+    """One whose every answer is complete."""
+
+    def work_within(self, radius: int) -> float: ...
+
+
 class Kind(ABC):
     """A kind of FAISS binary index with its parameters set.
 
@@ -229,7 +248,7 @@ class Kind(ABC):
         """All codes within each query's own radius, for the queries for which that is cheap.
 
         Args:
-            limit: what a query may take, in codes that a flat scan compares meanwhile.
+            limit: what a query may take, as `work`.
 
         Returns:
             rows of the queries answered, and what was found for these, complete within their radii.
@@ -243,7 +262,12 @@ class Kind(ABC):
     @property
     @abstractmethod
     def work(self) -> float:
-        """What one query takes, in codes that a flat scan compares meanwhile."""
+        """What one query takes, in codes that FAISS's flat scan compares meanwhile."""
+
+    @property
+    def certain(self) -> Certain | None:
+        """Who answers completely at once, where there is one: better than to try probes and widen them."""
+        return None
 
     def settled(self, queries: Codes, distances: Int32, positions: Int64, k: int, complete: Int32) -> Found:
         """What FAISS's search returned, (queries, k or more), without chance.

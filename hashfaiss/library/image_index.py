@@ -15,7 +15,7 @@ from hashfaiss.errors import (
     IndexFolderError,
     ModelError,
 )
-from hashfaiss.indexes import Answers, CodeIndex, Tuning, near_groups, parse_kind, rerank
+from hashfaiss.indexes import Answers, CodeIndex, Tuning, kernels, near_groups, parse_kind, rerank
 from hashfaiss.indexes.tuning import FLAT_UP_TO, RECALL, Notice
 from hashfaiss.library.answering import How, Outputs, Search, Wanted, stream_hits
 from hashfaiss.library.faiss_file import load_codes, read_faiss, tune_faiss
@@ -180,6 +180,7 @@ class ImageIndex:
             "encoder": manifest["encoder"]["identity"],
             "kind": str(kind),
             "why": self._why(),
+            "kernels": kernels.available() or "none: FAISS",
             "search": f"{abilities.summary}; {abilities.guarantee}",
             "exact": abilities.exact,
             "radius": abilities.radius,

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hashfaiss.codes import hamming, pack, unpack
 from hashfaiss.errors import ArgumentError
 from hashfaiss.evaluation.bucket_report import bucket_report
-from hashfaiss.indexes import KINDS, CodeIndex, code_index, parse_kind, tune, tuning
+from hashfaiss.indexes import KINDS, CodeIndex, code_index, kernels, parse_kind, tune, tuning
 from hashfaiss.indexes.buckets import balanced_order, bucket_sizes
 from hashfaiss.indexes.kind import Found
 from hashfaiss.indexes.saved import join_arrays, split_arrays
@@ -81,6 +81,13 @@ def test_exact_is_brute_force_and_no_certificate_is_wrong(collection, k, radius)
                     assert sorted(distances.tolist()) == distances.tolist()
 
 
+@pytest.fixture
+def faiss_alone(monkeypatch):
+    """What is cheap and what is dear then is known; the native core makes many ways not worth their while."""
+    monkeypatch.setattr(kernels, "_path", None)
+
+
+@pytest.mark.usefixtures("faiss_alone")
 @pytest.mark.parametrize(
     ("kind", "spread", "flipped"),
     [
@@ -111,7 +118,8 @@ def asked_of(monkeypatch, kind, name):
     return seen
 
 
-def test_exact_takes_the_way_that_costs_least(monkeypatch):
+@pytest.mark.usefixtures("faiss_alone")
+def test_exact_takes_the_way_that_costs_least():
     """Probes that prove nothing, or that cost more than a scan, are not tried; one query pays more for its proof."""
     codes, ids, queries = make(13, 64, 20_000, 8, "clustered", clusters=100)
     for kind, exact, number, expected in (
@@ -128,6 +136,7 @@ def test_exact_takes_the_way_that_costs_least(monkeypatch):
         assert answers.exact.all() or not exact
 
 
+@pytest.mark.usefixtures("faiss_alone")
 def test_exact_looks_for_no_ball_that_cannot_be(monkeypatch):
     random = np.random.default_rng(14)
     wide = random.integers(0, 256, (6000, 8), dtype=np.uint8)
@@ -144,7 +153,7 @@ def test_one_call_into_faiss_is_bounded(monkeypatch, kind, call):
     codes, ids, queries = make(15, 64, 3000, 200, "random")
     index = CodeIndex(codes, ids, 64, kind)
     expected = index.search(queries, 5, True) if call == "search" else index.within(queries, 24, True)
-    monkeypatch.setattr(code_index, "WORK_PER_CALL", 10 * 3000)
+    monkeypatch.setattr(code_index, "WORK_PER_CALL", 10 * int(index.flat.work))
     seen = [asked_of(monkeypatch, index.flat, name) for name in ("nearest", "within")]
     seen.append(asked_of(monkeypatch, index.kind, "balls"))  # each may cost nearly what a flat scan does
     found = index.search(queries, 5, True) if call == "search" else index.within(queries, 24, True)
