@@ -32,7 +32,9 @@ def query(
     index: IndexOption = DEFAULT_INDEX,
     k: Annotated[int | None, typer.Option("-k", "--k", help="How many hits (default 10).")] = None,
     radius: Annotated[int | None, typer.Option("--radius", help="All hits at Hamming distance <= this.")] = None,
-    exact: Annotated[bool, typer.Option("--exact", help="Search on until every answer is certified.")] = False,
+    approximate: Annotated[
+        bool, typer.Option("--approximate", help="Take what the kind's own probes find, which may miss some.")
+    ] = False,
     label: Annotated[
         list[str] | None, typer.Option("--label", help="Only images with this label; may be repeated.")
     ] = None,
@@ -50,14 +52,18 @@ def query(
 ) -> None:
     """Find the images nearest to an image: rank, Hamming distance, path and labels.
 
-    Says whether the answer is certified exact. --path takes patterns like those of `find -path`, which may begin at
-    any folder of a path and must match to its end: 'cat/*' is all below any folder cat, '[[]1].jpg' the file [1].jpg.
+    Answers are certified exact: to encode an image takes longer than to prove what is nearest to it. --approximate is
+    for batches and more than ten million codes, and says of each answer whether it is certified.
+
+    --path takes patterns like those of `find -path`, which may begin at any folder of a path and must match to its
+    end: 'cat/*' is all below any folder cat, '[[]1].jpg' the file [1].jpg.
+
     With --rerank asymmetric, hits are ordered by how sure the network is of the bits in which they differ; as many
     lie at the distance of the last of -k, which of them are shown changes with it. Examples:
 
     \b
         hashfaiss query cat.jpg -k 20 --montage hits.png
-        hashfaiss query cat.jpg --exact --label cat --label lynx --path 'holiday/*'
+        hashfaiss query cat.jpg --label cat --label lynx --path 'holiday/*'
         find new/ -name '*.jpg' -print0 | hashfaiss query - --radius 4 --json
     """
     from hashfaiss.cli.console import note, print_hits, shown_path
@@ -75,7 +81,7 @@ def query(
     failed = False
     if k is None and radius is None:
         k = 10
-    how = How(exact=exact, labels=label, paths=path, rerank=rerank)  # type: ignore[typeddict-item]
+    how = How(exact=not approximate, labels=label, paths=path, rerank=rerank)  # type: ignore[typeddict-item]
     for answer in opened.stream(_paths(images), k, radius, **how):
         if isinstance(answer, HashfaissError):
             note(f"hashfaiss: {answer}")

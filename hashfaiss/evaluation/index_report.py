@@ -144,7 +144,8 @@ def evaluate_index(
             many (up to 20,000) are read again for `IndexReport.neighbours`.
         progress: called with (queries compared, queries), then, without labels, with (images read again, images).
         rerank: "asymmetric" also measures mAP under the order of the queries' real outputs.
-        exact: FAISS probes on until every answer is certified; without it, as its kind was made.
+        exact: FAISS probes on until every answer is certified; without it, as an approximate search answers: as its
+            kind was made or, where tuning chose it, as `CodeIndex.search` has it.
 
     Raises:
         ArgumentError: nothing to ask with, or an empty index.

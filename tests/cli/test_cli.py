@@ -171,7 +171,7 @@ def test_query_among_some_exactly_and_reranked(here: Path, photos: Path) -> None
     some = [json.loads(line) for line in run("query", *asked, "--label", "cat", "--label", "dog").splitlines()]
     assert len(some) == 8
     assert {tuple(hit["labels"]) for hit in some} == {("cat",), ("dog",)}
-    png = [json.loads(line) for line in run("query", *asked, "--path", "cat/*.png", "--exact").splitlines()]
+    png = [json.loads(line) for line in run("query", *asked, "--path", "cat/*.png").splitlines()]
     assert {Path(hit["path"]).name for hit in png} == {"1.png", "3.png"}
     assert all(hit["exact"] for hit in png)
     ordered = [json.loads(line) for line in run("query", *asked, "--rerank", "asymmetric").splitlines()]
@@ -180,6 +180,17 @@ def test_query_among_some_exactly_and_reranked(here: Path, photos: Path) -> None
     table = run("query", *asked[:-1], "--rerank", "asymmetric")
     assert "asymmetric" in table
     assert f"{scores[-1]:.3f}" in table
+
+
+def test_query_is_exact_unless_asked_otherwise(here: Path, photos: Path) -> None:
+    run("build", "--model", "model.pt", "--images", str(photos), "--index", "photos.index", "--kind", "hash:b=12")
+    asked = [str(photos / "cat/0.jpg"), "--index", "photos.index"]
+    assert "12 hits, certified exact" in run("query", *asked, "-k", "12")
+    assert "not certified exact" in run("query", *asked, "-k", "12", "--approximate")
+    assert "certified exact" in run("query", *asked, "--radius", "20")
+    assert "not certified exact" in run("query", *asked, "--radius", "20", "--approximate")
+    assert "No such option" in run("query", *asked, "--exact", code=2)
+    assert "exact by default" in run("info", "--index", "photos.index")
 
 
 def test_duplicates_are_listed_by_group(here: Path, photos: Path) -> None:
