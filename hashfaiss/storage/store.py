@@ -145,11 +145,14 @@ class CodeStore:
             CorruptIndexError: a segment is damaged.
         """
         codes = [np.empty((0, code_bytes(self.bits)), np.uint8)]
-        ids = [np.empty(0, np.int64)]
         for segment, live in zip(self._segments, self.live, strict=True):
             codes.append(check_codes(segment.codes, self.bits)[live])
-            ids.append(segment.ids[live])
-        return np.concatenate(codes), np.concatenate(ids)
+        return np.concatenate(codes), self.ids()
+
+    def ids(self) -> Int64:
+        """Ids of all images, ascending."""
+        pairs = zip(self._segments, self.live, strict=True)
+        return np.concatenate([np.empty(0, np.int64), *(segment.ids[live] for segment, live in pairs)])
 
     def rows(self) -> Iterator[tuple[int, Row]]:
         """Id and row of every image, by ascending id."""
