@@ -12,7 +12,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -324,23 +324,48 @@ class StoreWriter:
         return entry, Segment(self.store.path / name, self.store.bits)
 
     def gather(self) -> None:
-        """Rewrite the live rows into as few segments as can be, when there are many segments or mostly dead rows."""
+        """Rewrite live rows into few segments: of all where most rows are dead, of those that came last where many are.
+
+        So one image more, again and again, rewrites what is small, and a million rows seldom.
+        """
         store = self.store
         total, live = sum(len(segment) for segment in store._segments), len(store)
-        if len(store._segments) <= MANY_SEGMENTS + live // SEGMENT_ROWS and total <= 2 * live + SEGMENT_ROWS // 16:
-            return
-        manifest = {**store.manifest, "generation": store.manifest["generation"] + 1, "segments": []}
-        codes, ids = store.codes()
-        rows = store.rows()
-        segments: list[Segment] = []
+        if total > 2 * live + SEGMENT_ROWS // 16:
+            self._rewrite(0)
+        elif len(store._segments) > MANY_SEGMENTS + live // SEGMENT_ROWS:
+            self._rewrite(self._recent())
+
+    def _recent(self) -> int:
+        """Where the segments begin that came last and are small or no larger than those after; 0 if these are few."""
+        rows = [len(segment) for segment in self.store._segments]
+        first, after = len(rows), 0
+        while first and rows[first - 1] < min(SEGMENT_ROWS, after + SEGMENT_ROWS // 16):
+            first -= 1
+            after += rows[first]
+        return first if len(rows) - first > MANY_SEGMENTS // 2 else 0
+
+    def _rewrite(self, first: int) -> None:
+        """The segments from number `first` on as few as can be."""
+        store = self.store
+        kept, old, live = store._segments[:first], store._segments[first:], store.live[first:]
+        manifest = {**store.manifest, "generation": store.manifest["generation"] + 1}
+        manifest["segments"] = manifest["segments"][:first]
+        nothing = np.empty(0, np.int64)
+        ids = np.concatenate([nothing, *(segment.ids[mask] for segment, mask in zip(old, live, strict=True))])
+        width = (0, code_bytes(store.bits))
+        codes = np.concatenate([np.empty(width, np.uint8), *(s.codes[mask] for s, mask in zip(old, live, strict=True))])
+        removed = np.concatenate([nothing, *(segment.removed for segment in old)])
+        removed = removed[removed <= max((int(segment.ids[-1]) for segment in kept if len(segment)), default=-1)]
+        rows = chain.from_iterable(segment.rows(mask) for segment, mask in zip(old, live, strict=True))
+        segments = list(kept)
         try:
-            for start in range(0, len(ids), SEGMENT_ROWS):
+            for start in range(0, max(len(ids), min(1, len(removed))), SEGMENT_ROWS):
                 part = slice(start, start + SEGMENT_ROWS)
                 gathered = [row for _, row in islice(rows, SEGMENT_ROWS)]
-                nothing = np.empty(0, np.int64)
-                entry, segment = self._write(manifest, len(segments), codes[part], ids[part], gathered, nothing)
-                manifest["segments"].append(entry)
+                entry, segment = self._write(manifest, len(segments), codes[part], ids[part], gathered, removed)
+                manifest["segments"] = [*manifest["segments"], entry]
                 segments.append(segment)
+                removed = nothing
             if store.path is not None:
                 write_manifest(store.path, manifest)
         except OSError as error:
