@@ -57,8 +57,11 @@ class Built(NamedTuple):
         Raises:
             ValueError: what came since has ids among those that were there.
         """
+        last = self.ids.max(initial=-1)
+        if len(self.ids) == len(ids) and last == ids.max(initial=-1) and self.ids.sum() == ids.sum():
+            return 0, 0  # nothing came after the last, and of those before as many are left
         stay = int(self._among(ids)[1].sum())
-        if np.searchsorted(ids, self.ids.max(initial=-1), side="right") != stay:
+        if np.searchsorted(ids, last, side="right") != stay:
             raise ValueError("ids")
         return len(ids) - stay, len(self.ids) - stay
 
