@@ -15,6 +15,7 @@ import os
 import faiss
 
 from hashfaiss.indexes.answers import Answers
+from hashfaiss.indexes.beside import changes
 from hashfaiss.indexes.code_index import CodeIndex
 from hashfaiss.indexes.distinct import Distinct
 from hashfaiss.indexes.kind import Abilities, Kind
@@ -38,6 +39,7 @@ __all__ = [
     "Trial",
     "Trust",
     "Tuning",
+    "changes",
     "near_groups",
     "parse_kind",
     "rerank",

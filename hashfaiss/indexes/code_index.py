@@ -15,6 +15,7 @@ import numpy.typing as npt
 from hashfaiss.codes import Codes, check_bits, check_codes, widened
 from hashfaiss.errors import ArgumentError, CorruptIndexError
 from hashfaiss.indexes.answers import Answers
+from hashfaiss.indexes.beside import Beside, Built
 from hashfaiss.indexes.distinct import FEW, Distinct
 from hashfaiss.indexes.flat import Flat, scan_work
 from hashfaiss.indexes.kind import Found, Int32, Int64, Kind, Searcher
@@ -99,8 +100,9 @@ class CodeIndex:
     def load(
         cls, data: bytes | npt.NDArray[np.uint8], codes: Codes, ids: npt.ArrayLike, bits: int, kind: str
     ) -> CodeIndex:
-        """Take the index from `data` (of `dump`), for the same codes, ids and kind it was made of.
+        """Take the index from `data` (of `dump`), for the codes, ids and kind it was made of.
 
+        Some ids may be gone since, and others with greater ids new: these lie beside FAISS's index, see `Beside`.
         `data` must be known to be what `dump` returned (by its digest): FAISS checks little of what it reads. Of a
         mapped file, FAISS uses the codes where they lie: it must not change. Other bytes are copied.
 
@@ -111,15 +113,20 @@ class CodeIndex:
         raw = np.frombuffer(data, np.uint8) if isinstance(data, bytes) else data
         arrays = split_arrays(raw)
         try:
-            distinct = Distinct.restore(codes, checked, arrays)
-            made = parse_kind(kind, bits, len(distinct))
-            trust = Trust.of(arrays.get("trust", np.empty((0, 2))).tolist())
+            built = Built.of(arrays)
+            changed = built is not None and built.changes(checked) != (0, 0)
             part = arrays["faiss"].astype(np.uint8, copy=False)
+            distinct = Distinct.of(codes, checked) if changed else Distinct.restore(codes, checked, arrays)
+            made = parse_kind(kind, bits, len(built) if built and changed else len(distinct))
+            trust = Trust.of(arrays.get("trust", np.empty((0, 2))).tolist())
             if part.size:
                 loaded = _in_place(part) if isinstance(data, np.memmap) else faiss.deserialize_index_binary(part)
-                if loaded.d != 8 * made.width or loaded.ntotal != len(distinct) or not made.accepts(loaded):
+                count = len(built) if built else len(distinct)
+                if loaded.d != 8 * made.width or loaded.ntotal != count or not made.accepts(loaded):
                     raise ValueError
                 made.restore(loaded, arrays)
+                if built and changed:
+                    made = Beside(made, *built.places(checked, distinct), distinct.codes)
             else:
                 made.build(widened(distinct.codes, made.width))
         except (ValueError, TypeError, KeyError, IndexError):
@@ -140,13 +147,18 @@ class CodeIndex:
 
     @property
     def faiss(self) -> Any:
-        """The `faiss.IndexBinary`; its ids are positions in `distinct.codes`."""
+        """The `faiss.IndexBinary`; its ids are positions in `distinct.codes`, or where `faiss_positions` says."""
         return self.kind.faiss
+
+    @property
+    def faiss_positions(self) -> Int64:
+        """Where FAISS's codes stand in `distinct.codes`; -1 for those that are gone since it was built."""
+        return self.kind.places if isinstance(self.kind, Beside) else np.arange(len(self.distinct))
 
     @cached_property
     def flat(self) -> Kind:
         """A flat index over the same codes: what every kind falls back to. Made when first needed."""
-        if isinstance(self.kind, Flat):
+        if isinstance(self.kind, Flat) or (isinstance(self.kind, Beside) and self.kind.complete_scan):
             return self.kind
         flat = Flat(self.bits, len(self.distinct), {})
         flat.build(widened(self.distinct.codes, flat.width))

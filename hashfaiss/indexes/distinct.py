@@ -58,8 +58,11 @@ class Distinct:
         return np.ascontiguousarray(self._given[rows])
 
     def arrays(self) -> Arrays:
-        """What `restore` needs beside codes and ids."""
-        return {} if self.starts is None else {"starts": self.starts, "ids": self.ids}
+        """Which ids have which code; ids that each have a code of their own as (begins, lengths) of runs of them."""
+        if self.starts is not None:
+            return {"starts": self.starts, "ids": self.ids}
+        begins = np.flatnonzero(np.concatenate([np.ones(min(1, len(self.ids)), np.bool_), np.diff(self.ids) != 1]))
+        return {"runs": np.array([self.ids[begins], np.diff(np.append(begins, len(self.ids)))], np.int64)}
 
     @classmethod
     def restore(cls, codes: Codes, ids: Int64, arrays: Arrays) -> Distinct:

@@ -154,7 +154,7 @@ class ImageIndex:
 
     @property
     def faiss(self) -> Any:
-        """FAISS's index itself, to search; its ids are positions in `index.codes.distinct`.
+        """FAISS's index itself, as it was built; its ids are numbers in `index.codes.faiss_positions`.
 
         It may lie in a file that is mapped, where changing it ends the process.
         """
@@ -394,6 +394,6 @@ class ImageIndex:
                 trouble = str(error)
             yield ENCODER, trouble
             entry = self.store.manifest.get("index")
-            if entry and entry["generation"] == self.store.manifest["generation"]:
+            if entry:
                 sound = read_faiss(self.store) is not None
                 yield entry["file"], None if sound else "missing or altered; the next build writes it anew"

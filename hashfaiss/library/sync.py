@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +18,9 @@ from hashfaiss.errors import ArgumentError, EncoderMismatchError, HashfaissError
 from hashfaiss.files import write_atomic
 from hashfaiss.indexes import parse_kind
 from hashfaiss.library.faiss_file import commit_faiss
-from hashfaiss.storage.segments import Int64, Row
+from hashfaiss.storage.paths import Int64
+from hashfaiss.storage.places import Places
+from hashfaiss.storage.segments import Row
 from hashfaiss.storage.store import CodeStore, StoreWriter
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 SKIPPED = "skipped.jsonl"
 COMMIT_ROWS = 65536
 COMMIT_SECONDS = 30.0
+LOOKED_UP = 1024  # files whose images are looked up together
 
 
 @dataclass
@@ -94,26 +96,26 @@ def remove(store: CodeStore, images: str | os.PathLike[str] | Iterable[str | os.
     """See `ImageIndex.remove`."""
     if isinstance(images, (str, os.PathLike)):
         images = [images]
-    wanted = {os.path.abspath(os.fspath(image)) for image in images}
-    found: set[str] = set()
+    wanted = sorted({os.path.abspath(os.fspath(image)) for image in images})
     with store.writing() as writer:
-        ids = []
-        for image_id, row in store.rows():
-            place = store.full_path(row)
-            places = set()
-            while place:  # the image itself, and every folder above it
-                if place in wanted:
-                    places.add(place)
-                above = os.path.dirname(place)
-                place = above if above != place else ""
-            if places:
-                ids.append(image_id)
-                found |= places
-        if wanted - found:
-            raise ArgumentError(f"the index has no image at {min(wanted - found)!r}: nothing was removed")
-        writer.remove(ids)
+        places = store.places()
+        found = [_images_at(store, places, path) for path in wanted]
+        missing = [path for path, ids in zip(wanted, found, strict=True) if not len(ids)]
+        if missing:
+            raise ArgumentError(f"the index has no image at {missing[0]!r}: nothing was removed")
+        gone = np.unique(np.concatenate([np.empty(0, np.int64), *found]))
+        writer.remove(gone)
         commit_faiss(writer, None)
-    return len(ids)
+    return len(gone)
+
+
+def _images_at(store: CodeStore, places: Places, path: str) -> Int64:
+    """Ids of the image of this file, or of all images below this folder."""
+    stored = {store.stored_path(path), os.fsencode(path)}  # absolute where the index was moved to where it was
+    ids = [places.ids[places.at(each)] for each in stored]
+    if not any(map(len, ids)) or os.path.isdir(path):
+        ids.append(store.below(path))
+    return np.concatenate(ids)
 
 
 def check_encoder(store: CodeStore, encoder: Encoder) -> None:
@@ -169,17 +171,26 @@ class _Run:
                 self.known.keep_below(path)
 
         files = labelled_files(self.folder, self.labels, unlisted) if self.folder is not None else ()  # type: ignore[arg-type]
-        for item in chain(self.given, (Item(file, labels) for file, labels in files)):
-            file = item.file
-            if file is not None:
-                if self.folder is None and self.labels is None:
-                    item = replace(item, labels=self.known.labels(file))
-                known, same = self.known.find(file, item.labels)
+        items = chain(self.given, (Item(file, labels) for file, labels in files))
+        while some := list(islice(items, LOOKED_UP)):
+            yield from self._changed(some, counting)
+
+    def _changed(self, items: Sequence[Item], counting: bool) -> Iterator[Item]:
+        """Those of `items` that are new or changed."""
+        files = [item.file for item in items if item.file is not None]
+        labels = [item.labels for item in items if item.file is not None]
+        if self.folder is None and self.labels is None:  # those that a known file has stay
+            labels = self.known.labels(files)
+        looked_up = zip(labels, self.known.find_all(files, labels), strict=True)
+        for item in items:
+            if item.file is not None:
+                its_labels, (known, same) = next(looked_up)
                 if same:
                     self.report.unchanged += counting
                     continue
                 if known is not None:
-                    self.replaced[file.path] = known
+                    self.replaced[item.file.path] = known
+                item = replace(item, labels=its_labels)
             yield item
 
     def encode(self, encoder: Encoder, strict: bool, progress: Progress | None) -> None:
@@ -265,7 +276,7 @@ def _report_skipped(path: Path, folder: str, skipped: list[tuple[str, str]]) -> 
 
 
 class KnownFiles:
-    """The files in a store, by path: 50 bytes each, however long their paths are.
+    """The files in a store, by path.
 
     Args:
         store: what was committed.
@@ -273,53 +284,46 @@ class KnownFiles:
     """
 
     def __init__(self, store: CodeStore, folder: str | None) -> None:
-        self._store = store
-        below = None if folder is None else folder.rstrip(os.sep) + os.sep
-        count = len(store)
-        self._keys = np.zeros(count, "S16")
-        self._states = np.zeros(count, "S16")
-        self._ids: Int64 = np.zeros(count, np.int64)
-        self._below = np.zeros(count, np.bool_)
-        for number, (image_id, row) in enumerate(store.rows()):
-            self._ids[number] = image_id
-            if row.path:  # the key of an image from memory stays empty, which no path's is
-                self._keys[number] = _digest(row.path)
-                self._states[number] = _state(row.size, row.mtime_ns, row.labels)
-                self._below[number] = below is not None and str(store.full_path(row)).startswith(below)
-        order = np.argsort(self._keys, kind="stable")
-        for name in ("_keys", "_states", "_ids", "_below"):
-            setattr(self, name, getattr(self, name)[order])
-        self._seen = np.zeros(count, np.bool_)
+        self._store, self._places = store, store.places()
+        self._below = np.zeros(len(self._places.ids), np.bool_)
+        if folder is not None:
+            self._below[self._numbers_below(folder)] = True
+        self._seen = np.zeros(len(self._places.ids), np.bool_)
+
+    def _numbers_below(self, folder: str) -> Int64:
+        return np.searchsorted(self._places.ids, self._store.below(folder))
+
+    def find_all(self, files: Sequence[ImageFile], labels: Sequence[Labels]) -> list[tuple[int | None, bool]]:
+        """For each file the id of the image at its path, or None, and whether file and labels are as they were.
+
+        The files count as seen from now on.
+        """
+        places = self._places
+        numbers = places.first_at([self._store.stored_path(file.path) for file in files])
+        known = np.flatnonzero(numbers >= 0)
+        self._seen[numbers[known]] = True
+        states = [(files[at].size, files[at].mtime_ns, labels[at]) for at in known.tolist()]
+        same = np.zeros(len(files), np.bool_)
+        same[known] = places.unchanged(numbers[known], states)
+        ids = [int(places.ids[number]) if number >= 0 else None for number in numbers.tolist()]
+        return list(zip(ids, same.tolist(), strict=True))
 
     def find(self, file: ImageFile, labels: Labels) -> tuple[int | None, bool]:
-        """The id of the image at this path, or None, and whether file and labels are as they were.
+        """As `find_all`, for one file."""
+        return self.find_all([file], [labels])[0]
 
-        The file counts as seen from now on.
-        """
-        key = np.bytes_(_digest(self._store.stored_path(file.path)))
-        at = int(np.searchsorted(self._keys, key))
-        if at == len(self._keys) or self._keys[at] != key:
-            return None, False
-        self._seen[at] = True
-        state = np.bytes_(_state(file.size, file.mtime_ns, labels))
-        return int(self._ids[at]), bool(self._states[at] == state)
-
-    def labels(self, file: ImageFile) -> Labels:
-        """The labels the image at this path has, () for an unknown one."""
-        known, _ = self.find(file, ())
-        return self._store.row(known).labels if known is not None else ()
+    def labels(self, files: Sequence[ImageFile]) -> list[Labels]:
+        """The labels that the image at each path has, () for an unknown one."""
+        numbers = self._places.first_at([self._store.stored_path(file.path) for file in files]).tolist()
+        return [self._places.labels(number) if number >= 0 else () for number in numbers]
 
     def keep_below(self, folder: str) -> None:
         """Count every file below `folder` as seen: it could not be listed, which does not mean they are gone."""
-        prefix = folder.rstrip(os.sep) + os.sep
-        for at in np.flatnonzero(self._below & ~self._seen):
-            row = self._store.row(int(self._ids[at]))
-            self._seen[at] = str(self._store.full_path(row)).startswith(prefix)
+        self._seen[self._numbers_below(folder)] = True
 
-    def gone(self) -> list[int]:
+    def gone(self) -> Int64:
         """Ids of the files below the folder that were not seen."""
-        ids: list[int] = np.sort(self._ids[self._below & ~self._seen]).tolist()
-        return ids
+        return self._places.ids[self._below & ~self._seen]
 
 
 def file_row(store: CodeStore, item: Item, digest: bytes) -> Row:
@@ -328,12 +332,3 @@ def file_row(store: CodeStore, item: Item, digest: bytes) -> Row:
     if file is None:
         return Row(b"", 0, 0, digest, item.labels)
     return Row(store.stored_path(file.path), file.size, file.mtime_ns, digest, item.labels)
-
-
-def _digest(data: bytes) -> bytes:
-    # numpy drops the zeros a byte string ends in, so none may
-    return hashlib.blake2b(data, digest_size=15).digest() + b"."
-
-
-def _state(size: int, mtime_ns: int, labels: Labels) -> bytes:
-    return _digest(repr((size, mtime_ns, labels)).encode("utf-8", "surrogateescape"))

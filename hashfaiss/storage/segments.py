@@ -2,6 +2,7 @@
 
     codes        uint8 (n, ceil(K/8))      ids      int64 (n,), ascending
     path         bytes of all paths        path_end int64 (n,), where each ends
+    path_key     uint64 (m, 2), BLAKE2b of each path that is not empty, ascending; path_row int32 (m,), its row
     size         int64 (n,)                mtime_ns int64 (n,)
     digest       uint8 (n, 16), BLAKE2b of the file's bytes
     label        int32, indices into label_name; label_end int64 (n,)
@@ -10,6 +11,8 @@
 Every dataset carries fletcher32, but HDF5's own structures carry nothing, and HDF5 crashes on some damaged ones: a
 file's sha256 is checked before HDF5 sees it. Paths are bytes because a file name need not be text. A segment is made
 in memory and written in one piece, so that a full disk is an ordinary OSError; it is never changed afterwards.
+
+Older segments have no path_key and path_row: they are worked out when asked for.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Sequence, Set
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -31,13 +34,14 @@ import numpy.typing as npt
 from hashfaiss.codes import BIT_ORDER, Codes, code_bytes
 from hashfaiss.errors import CorruptIndexError, IndexFolderError
 from hashfaiss.files import DIGEST_BYTES
+from hashfaiss.storage.paths import Int64, Keys, Mask, Paths, path_index
 
-Int64 = npt.NDArray[np.int64]
 Labels = tuple[str, ...]
 
 FORMAT = "hashfaiss-segment"
 VERSION = 1
 CHUNK_ROWS = 65536  # by hand: h5py's own guess is 4 times slower to read
+FEW_ROWS = 64  # of one segment are read where they lie; for more, all columns are kept in memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +61,13 @@ def encode_segment(
     """The bytes of a segment file."""
     names: dict[str, int] = {}
     label = [names.setdefault(name, len(names)) for row in rows for name in row.labels]
+    path_key, path_row = path_index([row.path for row in rows])
     columns: dict[str, npt.NDArray[Any]] = {
         "codes": codes,
         "ids": ids,
         **_strings("path", [row.path for row in rows]),
+        "path_key": path_key,
+        "path_row": path_row,
         "size": np.array([row.size for row in rows], np.int64),
         "mtime_ns": np.array([row.mtime_ns for row in rows], np.int64),
         "digest": np.frombuffer(b"".join(row.digest for row in rows), np.uint8).reshape(len(rows), DIGEST_BYTES),
@@ -103,6 +110,7 @@ class Segment:
     def __init__(self, source: Path | bytes, bits: int, sha256: str | None = None) -> None:
         self.name = str(source) if isinstance(source, Path) else "a segment in memory"
         self.bits = bits
+        self._asked = 0
         try:
             if isinstance(source, Path) and sha256 is not None:
                 with source.open("rb") as file:
@@ -127,9 +135,9 @@ class Segment:
             "index folder and build again"
         )
 
-    def _read(self, name: str) -> npt.NDArray[Any]:
+    def _read(self, name: str, rows: slice | tuple[()] = ()) -> npt.NDArray[Any]:
         try:
-            values: npt.NDArray[Any] = self._file[name][()]
+            values: npt.NDArray[Any] = self._file[name][rows]
         except Exception as error:  # HDF5 answers damage with many kinds of error
             raise self._damaged(error) from None
         return values
@@ -156,14 +164,6 @@ class Segment:
         return self._read("removed")
 
     @cached_property
-    def _path(self) -> bytes:
-        return self._read("path").tobytes()
-
-    @cached_property
-    def _path_end(self) -> Int64:
-        return np.concatenate([[0], self._read("path_end")]).astype(np.int64)
-
-    @cached_property
     def _label_end(self) -> Int64:
         return np.concatenate([[0], self._read("label_end")]).astype(np.int64)
 
@@ -177,37 +177,98 @@ class Segment:
         return [text[a:b].decode("utf-8", "surrogateescape") for a, b in pairwise(ends)]
 
     @cached_property
-    def _files(self) -> tuple[Int64, Int64, npt.NDArray[np.uint8]]:
-        return self._read("size"), self._read("mtime_ns"), self._read("digest")
+    def sizes(self) -> Int64:
+        """Bytes of each file."""
+        return self._read("size")
 
-    def path(self, row: int) -> bytes:
-        """The path of one row."""
-        return self._path[self._path_end[row] : self._path_end[row + 1]]
+    @cached_property
+    def times(self) -> Int64:
+        """When each file was changed, in ns."""
+        return self._read("mtime_ns")
+
+    def _ends(self, name: str, start: int, stop: int) -> Int64:
+        """Where rows start to stop begin and end in a column of many values a row: int64 (stop - start + 1,)."""
+        ends = self._read(f"{name}_end", slice(max(0, start - 1), stop)).astype(np.int64)
+        return ends if start else np.concatenate([[0], ends]).astype(np.int64)
+
+    def _paths(self, start: int, stop: int) -> Paths:
+        ends = self._ends("path", start, stop)
+        return Paths(self._read("path", slice(ends[0], ends[-1])), ends - ends[0])
+
+    def paths(self, chosen: Mask | None = None) -> Iterator[tuple[slice, Paths]]:
+        """Rows and their paths, some at a time; parts with no row of `chosen` are passed over."""
+        for part in self._parts(chosen):
+            yield part, self._paths(part.start, part.stop)
+
+    def _parts(self, chosen: Mask | None) -> Iterator[slice]:
+        for start in range(0, len(self), CHUNK_ROWS):
+            part = slice(start, min(start + CHUNK_ROWS, len(self)))
+            if chosen is None or chosen[part].any():
+                yield part
+
+    def path_index(self) -> tuple[Keys, npt.NDArray[np.int32]]:
+        """Keys of the paths that are not empty, ascending, and the row of each; see `path_key`."""
+        if "path_key" not in self._file:
+            return path_index([path for _, paths in self.paths() for path in paths.each()])
+        keys, rows = self._read("path_key"), self._read("path_row")
+        if keys.shape != (len(rows), 2) or (len(rows) and not 0 <= rows.min() <= rows.max() < len(self)):
+            raise self._damaged(ValueError(f"{keys.shape} keys of paths for {len(self)} ids"))
+        return keys, rows
 
     def labels(self, row: int) -> Labels:
         """The labels of one row."""
         chosen = self._label[self._label_end[row] : self._label_end[row + 1]]
         return tuple(self._label_names[label] for label in chosen)
 
-    def having(self, names: Set[str]) -> npt.NDArray[np.bool_]:
+    def having(self, names: Set[str]) -> Mask:
         """Which rows have one of these labels."""
         wanted = np.array([name in names for name in self._label_names] or [False])
         hits = np.concatenate([[0], wanted[self._label].cumsum()])
         return hits[self._label_end[1:]] > hits[self._label_end[:-1]]
 
-    def names(self, rows: npt.NDArray[np.bool_]) -> set[str]:
+    def names(self, rows: Mask) -> set[str]:
         """The labels that these rows have."""
         held = self._label[np.repeat(rows, np.diff(self._label_end))]
         return {self._label_names[label] for label in np.unique(held)}
 
+    def _some(self, part: slice) -> list[Row]:
+        label_end = self._ends("label", part.start, part.stop)
+        label = [self._label_names[at] for at in self._read("label", slice(label_end[0], label_end[-1])).tolist()]
+        columns = zip(
+            self._paths(part.start, part.stop).each(),
+            self._read("size", part).tolist(),
+            self._read("mtime_ns", part).tolist(),
+            self._read("digest", part),
+            pairwise((label_end - label_end[0]).tolist()),
+            strict=True,
+        )
+        return [
+            Row(path, size, time, digest.tobytes(), tuple(label[a:b])) for path, size, time, digest, (a, b) in columns
+        ]
+
+    def rows(self, chosen: Mask) -> Iterator[tuple[int, Row]]:
+        """Id and row of each row of `chosen`, some in memory at a time."""
+        for part in self._parts(chosen):
+            rows = self._some(part)
+            for at in np.flatnonzero(chosen[part]).tolist():
+                yield int(self.ids[part.start + at]), rows[at]
+
+    @cached_property
+    def _whole(self) -> tuple[Paths, npt.NDArray[np.uint8]]:
+        return self._paths(0, len(self)), self._read("digest")
+
     def row(self, row: int) -> Row:
         """All that is known of one image."""
-        size, mtime_ns, digest = self._files
-        return Row(self.path(row), int(size[row]), int(mtime_ns[row]), digest[row].tobytes(), self.labels(row))
+        self._asked += 1
+        if self._asked <= FEW_ROWS < len(self):
+            return self._some(slice(row, row + 1))[0]
+        paths, digests = self._whole
+        path = paths.text[paths.ends[row] : paths.ends[row + 1]].tobytes()
+        return Row(path, int(self.sizes[row]), int(self.times[row]), digests[row].tobytes(), self.labels(row))
 
     def forget(self) -> None:
         """Give back the memory of all columns but the ids; they are read again when asked for."""
-        for name in ("_path", "_path_end", "_label", "_label_end", "_label_names", "_files"):
+        for name in ("_label", "_label_end", "_label_names", "sizes", "times", "_whole"):
             self.__dict__.pop(name, None)
 
     def check(self) -> None:
@@ -218,18 +279,3 @@ class Segment:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
-
-
-def stored_path(path: str, base: str | None) -> bytes:
-    """The bytes kept for an absolute `path`: relative to `base` when below it, so that both can be moved together."""
-    if base is not None and path.startswith(base.rstrip(os.sep) + os.sep):
-        path = path[len(base.rstrip(os.sep)) + 1 :]
-    return os.fsencode(path)
-
-
-def full_path(stored: bytes, base: str | None) -> str | None:
-    """The absolute path that `stored_path` was given; None for an image that has none."""
-    if not stored:
-        return None
-    path = os.fsdecode(stored)
-    return os.path.join(base, path) if base is not None else path

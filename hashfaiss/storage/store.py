@@ -8,13 +8,11 @@ generation they opened, also when it is replaced.
 from __future__ import annotations
 
 import contextlib
-import fnmatch
 import hashlib
 import os
-import re
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +30,10 @@ from hashfaiss.storage.manifest import (
     write_manifest,
     writer_lock,
 )
-from hashfaiss.storage.segments import Int64, Row, Segment, encode_segment, full_path, stored_path
+from hashfaiss.storage.paths import Int64, Mask, Paths, full_path, stored_path
+from hashfaiss.storage.patterns import Patterns
+from hashfaiss.storage.places import Places
+from hashfaiss.storage.segments import Row, Segment, encode_segment
 
 SEGMENT_ROWS = 1 << 20  # a segment is made in memory; this bounds it
 MANY_SEGMENTS = 32  # more than these are gathered into few
@@ -52,7 +53,7 @@ class CodeStore:
         self.manifest = manifest
         self.bits = check_bits(manifest["bits"])
         self._segments = segments
-        self._live: list[np.ndarray[Any, np.dtype[np.bool_]]] | None = None
+        self._live: list[Mask] | None = None
 
     @classmethod
     def create(
@@ -127,7 +128,7 @@ class CodeStore:
         return None if self.path is None else str(self.path.parent)
 
     @property
-    def live(self) -> list[np.ndarray[Any, np.dtype[np.bool_]]]:
+    def live(self) -> list[Mask]:
         """For each segment, which rows have not been removed since."""
         if self._live is None:
             removed = np.concatenate([np.empty(0, np.int64), *(segment.removed for segment in self._segments)])
@@ -144,20 +145,28 @@ class CodeStore:
             CorruptIndexError: a segment is damaged.
         """
         codes = [np.empty((0, code_bytes(self.bits)), np.uint8)]
-        ids = [np.empty(0, np.int64)]
         for segment, live in zip(self._segments, self.live, strict=True):
             codes.append(check_codes(segment.codes, self.bits)[live])
-            ids.append(segment.ids[live])
-        return np.concatenate(codes), np.concatenate(ids)
+        return np.concatenate(codes), self.ids()
+
+    def ids(self) -> Int64:
+        """Ids of all images, ascending."""
+        pairs = zip(self._segments, self.live, strict=True)
+        return np.concatenate([np.empty(0, np.int64), *(segment.ids[live] for segment, live in pairs)])
 
     def rows(self) -> Iterator[tuple[int, Row]]:
         """Id and row of every image, by ascending id."""
         for segment, live in zip(self._segments, self.live, strict=True):
-            try:
-                for row in np.flatnonzero(live).tolist():
-                    yield int(segment.ids[row]), segment.row(row)
-            finally:
-                segment.forget()  # one segment's paths in memory at a time
+            yield from segment.rows(live)
+            segment.forget()
+
+    def places(self) -> Places:
+        """Where each path lies."""
+        return Places(self._segments, self.live)
+
+    def below(self, folder: str) -> Int64:
+        """Ids of the images of files below an absolute path."""
+        return self._chosen(lambda paths: paths.below(folder, self.base), None)
 
     def labels(self) -> set[str]:
         """Every label that an image has."""
@@ -173,16 +182,16 @@ class CodeStore:
         A pattern is matched like that of `find -path`: `*` goes across folders. One that does not begin with `/` may
         begin at any folder of the path: `holiday/*` finds `/photos/holiday/2020/a.jpg`; so does `./holiday/*`.
         """
-        pattern = None if paths is None else _pattern(paths)
+        wanted = None if paths is None else Patterns(paths, self.base).match
+        return self._chosen(wanted, None if labels is None else set(labels))
+
+    def _chosen(self, wanted: Callable[[Paths], Mask] | None, labels: set[str] | None) -> Int64:
         found = [np.empty(0, np.int64)]
         for segment, live in zip(self._segments, self.live, strict=True):
-            chosen = live if labels is None else live & segment.having(set(labels))
-            if pattern is not None:
-                rows = np.flatnonzero(chosen)
-                paths_there = (full_path(segment.path(row), self.base) for row in rows.tolist())
-                matches = (path is not None and pattern.fullmatch(path) is not None for path in paths_there)
-                chosen = np.zeros_like(live)
-                chosen[rows[np.fromiter(matches, np.bool_, len(rows))]] = True
+            chosen = live.copy() if labels is None else live & segment.having(labels)
+            if wanted is not None:
+                for part, paths in segment.paths(chosen):
+                    chosen[part] &= wanted(paths)
             found.append(segment.ids[chosen])
             segment.forget()
         return np.concatenate(found)
@@ -236,14 +245,6 @@ class CodeStore:
             yield entry["file"], trouble
 
 
-def _pattern(paths: Collection[str]) -> re.Pattern[str]:
-    """One expression for all patterns."""
-    parts = [
-        ("" if path.startswith("/") else "(?:.*/)?") + fnmatch.translate(path.removeprefix("./")) for path in paths
-    ]
-    return re.compile("|".join(parts) or "(?!)", re.DOTALL)
-
-
 class StoreWriter:
     """Collects rows and removals, and commits them as a new generation."""
 
@@ -275,9 +276,9 @@ class StoreWriter:
         self._codes.append(checked)
         self._rows.extend(rows)
 
-    def remove(self, ids: Sequence[int]) -> None:
+    def remove(self, ids: Sequence[int] | Int64) -> None:
         """Take out images that were committed before."""
-        self._removed.extend(ids)
+        self._removed.extend(np.asarray(ids, np.int64).tolist())
 
     def commit(self, **about: Any) -> None:
         """Write what was collected as one segment and replace the manifest, with `about` set in it.
@@ -323,23 +324,48 @@ class StoreWriter:
         return entry, Segment(self.store.path / name, self.store.bits)
 
     def gather(self) -> None:
-        """Rewrite the live rows into as few segments as can be, when there are many segments or mostly dead rows."""
+        """Rewrite live rows into few segments: of all where most rows are dead, of those that came last where many are.
+
+        So one image more, again and again, rewrites what is small, and a million rows seldom.
+        """
         store = self.store
         total, live = sum(len(segment) for segment in store._segments), len(store)
-        if len(store._segments) <= MANY_SEGMENTS + live // SEGMENT_ROWS and total <= 2 * live + SEGMENT_ROWS // 16:
-            return
-        manifest = {**store.manifest, "generation": store.manifest["generation"] + 1, "segments": []}
-        codes, ids = store.codes()
-        rows = store.rows()
-        segments: list[Segment] = []
+        if total > 2 * live + SEGMENT_ROWS // 16:
+            self._rewrite(0)
+        elif len(store._segments) > MANY_SEGMENTS + live // SEGMENT_ROWS:
+            self._rewrite(self._recent())
+
+    def _recent(self) -> int:
+        """Where the segments begin that came last and are small or no larger than those after; 0 if these are few."""
+        rows = [len(segment) for segment in self.store._segments]
+        first, after = len(rows), 0
+        while first and rows[first - 1] < min(SEGMENT_ROWS, after + SEGMENT_ROWS // 16):
+            first -= 1
+            after += rows[first]
+        return first if len(rows) - first > MANY_SEGMENTS // 2 else 0
+
+    def _rewrite(self, first: int) -> None:
+        """The segments from number `first` on as few as can be."""
+        store = self.store
+        kept, old, live = store._segments[:first], store._segments[first:], store.live[first:]
+        manifest = {**store.manifest, "generation": store.manifest["generation"] + 1}
+        manifest["segments"] = manifest["segments"][:first]
+        nothing = np.empty(0, np.int64)
+        ids = np.concatenate([nothing, *(segment.ids[mask] for segment, mask in zip(old, live, strict=True))])
+        width = (0, code_bytes(store.bits))
+        codes = np.concatenate([np.empty(width, np.uint8), *(s.codes[mask] for s, mask in zip(old, live, strict=True))])
+        removed = np.concatenate([nothing, *(segment.removed for segment in old)])
+        removed = removed[removed <= max((int(segment.ids[-1]) for segment in kept if len(segment)), default=-1)]
+        rows = chain.from_iterable(segment.rows(mask) for segment, mask in zip(old, live, strict=True))
+        segments = list(kept)
         try:
-            for start in range(0, len(ids), SEGMENT_ROWS):
+            for start in range(0, max(len(ids), min(1, len(removed))), SEGMENT_ROWS):
                 part = slice(start, start + SEGMENT_ROWS)
                 gathered = [row for _, row in islice(rows, SEGMENT_ROWS)]
-                nothing = np.empty(0, np.int64)
-                entry, segment = self._write(manifest, len(segments), codes[part], ids[part], gathered, nothing)
-                manifest["segments"].append(entry)
+                entry, segment = self._write(manifest, len(segments), codes[part], ids[part], gathered, removed)
+                manifest["segments"] = [*manifest["segments"], entry]
                 segments.append(segment)
+                removed = nothing
             if store.path is not None:
                 write_manifest(store.path, manifest)
         except OSError as error:

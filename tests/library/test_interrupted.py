@@ -16,6 +16,8 @@ from PIL import Image
 
 from hashfaiss import files as files_module
 from hashfaiss.errors import IndexFolderError, IndexLockedError
+from hashfaiss.indexes import CodeIndex
+from hashfaiss.indexes.beside import Beside
 from hashfaiss.library.image_index import ImageIndex
 
 
@@ -207,3 +209,30 @@ def test_a_damaged_encoder_is_replaced_by_the_right_one(encoder, photos):
     (index.path / "encoder.pt").write_bytes(damaged)
     ImageIndex.create(encoder, index.path).build(photos)
     assert all(trouble is None for _, trouble in ImageIndex.open(index.path).verify())
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and kill -9")
+def test_what_a_killed_build_committed_lies_beside_the_index_that_was(index, photos, nursery):
+    random = np.random.default_rng(0)
+    built = index.store.manifest["index"]
+    for number in range(60):
+        pixels = random.integers(0, 256, (24, 24, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(photos / f"cat/new{number}.png")
+    (photos / "dog/0.jpg").unlink()
+    nursery.start()
+    while segments(index.path) < 2:
+        time.sleep(0.002)
+    assert nursery.kill() == "killed"
+    opened = ImageIndex.open(index.path)
+    assert opened.store.manifest["index"] == built
+    assert isinstance(opened.codes.kind, Beside)
+    assert len(opened) > 12
+    assert opened.faiss.ntotal == len(index.codes.distinct)
+    anew = CodeIndex(*opened.store.codes(), opened.bits, "flat")
+    queries = opened.codes.distinct.codes
+    for found, wanted in zip(opened.codes.search(queries, 9), anew.search(queries, 9), strict=True):
+        assert [part.tolist() for part in found] == [part.tolist() for part in wanted]
+    assert all(trouble is None for _, trouble in opened.verify())
+    index.build(photos)
+    assert len(index) == 71
+    assert index.faiss.ntotal == len(index.codes.distinct)  # an index so small is built anew

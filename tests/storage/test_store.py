@@ -18,7 +18,8 @@ from hashfaiss.codes import pack
 from hashfaiss.errors import ArgumentError, CorruptIndexError, IndexFolderError, IndexLockedError
 from hashfaiss.storage import manifest as manifest_module
 from hashfaiss.storage import store as store_module
-from hashfaiss.storage.segments import Row, Segment, encode_segment, full_path, stored_path
+from hashfaiss.storage.paths import full_path, stored_path
+from hashfaiss.storage.segments import Row, Segment, encode_segment
 from hashfaiss.storage.store import CodeStore
 
 AWKWARD = [
