@@ -25,7 +25,7 @@ options = TrainOptions(
     learning_rate=3e-4,
 )
 result = train(options, progress=lambda at: print(f"\repoch {at.epoch}/{at.epochs}", end="", file=sys.stderr))
-print(f"epoch {result.best_epoch}: validation mAP {result.validation_map:.3f}")
+print(f"epoch {result.best_epoch}: validation mAP {result.validation_score:.3f}")
 
 encoder = Encoder.load(result.out)
 index = encoder.to_index(images, "photos.index")

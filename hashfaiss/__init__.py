@@ -1,4 +1,4 @@
-"""hashfaiss: from a folder of labelled images to a verified FAISS index of learned binary codes.
+"""hashfaiss: from a folder of images to a verified FAISS index of learned binary codes.
 
     from hashfaiss import Encoder, ImageIndex
     encoder = Encoder.load("dhida.pt")

@@ -9,14 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from PIL import Image
 from trainings import write_images
 
-from hashfaiss.encoding import precision
 from hashfaiss.encoding.encoder import Encoder
 from hashfaiss.images.preprocessing import Preprocessing
 from hashfaiss.networks import build_network
-from hashfaiss.train import settings as train_settings
+
+# The same draws each time, however long they take. `--hypothesis-profile=default` draws others.
+settings.register_profile("same", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("same")
 
 COLOURS = {"bird": (60, 90, 210), "cat": (210, 120, 40), "dog": (90, 170, 70)}
 
@@ -24,7 +27,8 @@ COLOURS = {"bird": (60, 90, 210), "cat": (210, 120, 40), "dog": (90, 170, 70)}
 def pytest_addoption(parser: pytest.Parser) -> None:
     """No test may depend on how it is computed: these let one see that none does."""
     parser.addoption("--threads", type=int, default=1, help="Threads that torch computes in.")
-    parser.addoption("--precision", default=None, help="What precision auto is: float32 or bfloat16.")
+    kinds = ("float32", "bfloat16")
+    parser.addoption("--precision", choices=kinds, help="What this processor is fast in, and precision auto so is.")
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -35,8 +39,7 @@ def as_asked(request: pytest.FixtureRequest) -> Iterator[None]:
     forced = request.config.getoption("--precision")
     with pytest.MonkeyPatch.context() as patch:
         if forced:
-            patch.setattr(precision, "computes_in_bfloat16", lambda: forced == "bfloat16")
-            patch.setattr(train_settings, "computes_in_bfloat16", lambda: forced == "bfloat16")
+            patch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": forced == "bfloat16"}, raising=False)
         yield
     torch.set_num_threads(threads)
 

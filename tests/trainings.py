@@ -59,5 +59,11 @@ class StopAt:
             raise KeyboardInterrupt
 
 
+def chance_map(relevant: int, others: int) -> float:
+    """The mAP of codes that tell nothing: over all orders of `others` images, `relevant` of them the query's."""
+    harmonic = sum(1 / rank for rank in range(1, others + 1))
+    return harmonic / others + (relevant - 1) / (others - 1) * (1 - harmonic / others)
+
+
 def no_room(*_: Any) -> None:
     raise OSError(28, "No space left on device")

@@ -19,6 +19,7 @@ from hashfaiss.networks import NETWORKS
 from hashfaiss.train.methods import Shallow, build_method, method_class
 from hashfaiss.train.optimisers import build_optimiser
 from hashfaiss.train.options import TrainOptions
+from hashfaiss.train.phases import phases_of
 from hashfaiss.train.progress import Progress
 from hashfaiss.train.settings import PRECISIONS, Settings, settle
 from hashfaiss.train.trainer import train
@@ -123,7 +124,7 @@ def _bare_steps(settings: Settings) -> Callable[[int], None]:
     network: Any = NETWORKS[settings.network](**settings.network_arguments)
     network = network.to(device).to(memory_format=torch.channels_last).train()
     method: Any = build_method(settings.method, torch.eye(2), settings.bits, settings.method_options)
-    optimiser = build_optimiser(settings, network, method.to(device))
+    optimiser = build_optimiser(settings, network, method.to(device), phases_of(settings)[-1])
     size, precision = settings.preprocessing.size, PRECISIONS[settings.precision]
     ready = [
         torch.randn(settings.batch, 3, size, size, device=device).contiguous(memory_format=torch.channels_last)

@@ -46,7 +46,7 @@ class _Group(TyperGroup):
 app = typer.Typer(
     cls=_Group,
     name="hashfaiss",
-    help="From a folder of labelled images to a verified FAISS index of learned binary codes.",
+    help="From a folder of images to a verified FAISS index of learned binary codes.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,

@@ -9,9 +9,13 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from hashfaiss.wording import counted, printable
+
 if TYPE_CHECKING:
     from hashfaiss.library.hits import Hit, Hits
     from hashfaiss.train.progress import Progress as TrainingProgress
+
+MOST_SHOWN = 20  # images of a group
 
 
 def note(text: str) -> None:
@@ -24,20 +28,9 @@ def say(text: str = "") -> None:
     print(printable(text))
 
 
-def counted(number: int, what: str) -> str:
-    """`1 image`, `1,000 images`."""
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
-
-
 def print_json(values: dict[str, Any]) -> None:
     """One object on one line; ASCII, so that file names of any bytes survive a pipe."""
     print(json.dumps(values))
-
-
-def printable(text: str) -> str:
-    """`text` with what a terminal must not see (control characters, bytes that are no text) written as escapes."""
-    shown = (c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
-    return "".join(shown)
 
 
 def shown_path(path: str | None) -> str:
@@ -106,6 +99,19 @@ def print_hits(hits: Hits, as_json: bool) -> None:
         print_table(("rank", "distance", *(["asymmetric"] if scored else []), "path", "labels"), rows)
 
 
+def print_group(number: int, group: Sequence[Hit], as_json: bool) -> None:
+    """One group of near-duplicates: a table of the first images, or a JSON object with all."""
+    if as_json:
+        about = [{"path": hit.path, "distance": hit.distance, "labels": hit.labels} for hit in group]
+        print_json({"group": number, "images": about})
+        return
+    rows = [(str(hit.distance), *_place(hit)) for hit in group[:MOST_SHOWN]]
+    print_table(("distance", "path", "labels"), rows, f"group {number:,}: {counted(len(group), 'image')}")
+    more = len(group) - MOST_SHOWN
+    if more > 0:
+        say(f"... and {more:,} more (all with --json)\n")
+
+
 def _place(hit: Hit) -> tuple[str, str]:
     return shown_path(hit.path), ";".join(hit.labels)
 
@@ -139,8 +145,8 @@ def _training_text(at: TrainingProgress) -> str:
     if not at.epoch:
         return f"reading images {at.done:,}/{at.total:,}"
     parts = [f"epoch {at.epoch}/{at.epochs}", f"loss {at.loss:.4f}", f"{at.images_per_second:,.0f} images/s"]
-    if at.validation_map is not None:
-        parts.append(f"validation mAP {at.validation_map:.4f}")
+    if at.validation_score is not None:
+        parts.append(f"validation {at.validation_score:.4f}")
     if at.seconds_left is not None:
         minutes, seconds = divmod(round(at.seconds_left), 60)
         parts.append(f"{minutes}:{seconds:02d} left")

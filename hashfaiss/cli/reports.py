@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from hashfaiss.cli.console import print_table, say
-from hashfaiss.evaluation.index_report import IndexReport
+from hashfaiss.evaluation.index_report import FEWEST_READ, IndexReport
+from hashfaiss.evaluation.neighbours import NeighbourReport
 from hashfaiss.evaluation.retrieval import RetrievalReport
+
+NEIGHBOUR_RANKS = (50, 100, 200)
 
 
 def print_report(report: IndexReport) -> None:
@@ -20,8 +23,7 @@ def print_report(report: IndexReport) -> None:
             ]
             print_table(("order", "mAP"), rows)
     else:
-        say("No labels on both sides: no retrieval metrics.")
-        say()
+        _print_neighbours(report.neighbours)
     _print_health(report)
 
 
@@ -58,6 +60,28 @@ def _print_retrieval(found: RetrievalReport) -> None:
         ("queries without a relevant image", f"{found.queries_without_relevant:,} (they count 0)"),
     ]
     print_table(("Retrieval", f"{found.queries:,} queries, {found.items:,} images, {found.bits} bits"), rows)
+
+
+def _print_neighbours(found: NeighbourReport | None) -> None:
+    say("No labels on both sides: no retrieval metrics.")
+    if found is None:
+        say(
+            "No neighbours by the network's real features either: that takes the index's encoder, and at least "
+            f"{FEWEST_READ} of its images in the sample, unaltered."
+        )
+        say()
+        return
+    say()
+    curve = zip(found.ranks.tolist(), found.curve.tolist(), found.chance.tolist(), strict=True)
+    rows = [
+        (
+            f"recall@{n} of float neighbours" if n == found.k else f"  among the {n} nearest codes",
+            f"{share:.4f} (by chance {chance:.4f})",
+        )
+        for n, share, chance in curve
+        if n in (found.k, *NEIGHBOUR_RANKS)
+    ]
+    print_table(("Neighbours by the network's real features", f"{found.images:,} images of the index"), rows)
 
 
 def _print_health(report: IndexReport) -> None:

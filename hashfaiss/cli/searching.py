@@ -1,11 +1,10 @@
-"""Commands over an index: build, query, evaluate, info, tune, duplicates, verify, remove."""
+"""Commands that ask an index: query, evaluate, duplicates."""
 
 from __future__ import annotations
 
 import os
-import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,8 +13,6 @@ import typer
 from hashfaiss.cli.app import (
     DEFAULT_INDEX,
     DeviceOption,
-    DevicesOption,
-    ImagesOption,
     IndexOption,
     JsonOption,
     LabelsOption,
@@ -24,55 +21,7 @@ from hashfaiss.cli.app import (
 from hashfaiss.errors import ArgumentError, HashfaissError
 
 if TYPE_CHECKING:
-    from hashfaiss.library.hits import Hits
-
-MOST_SHOWN = 20  # images of a group
-
-
-@app.command()
-def build(
-    model: Annotated[Path, typer.Option("--model", help="Model file of `hashfaiss train`.")],
-    images: ImagesOption,
-    index: IndexOption = DEFAULT_INDEX,
-    labels: LabelsOption = None,
-    kind: Annotated[
-        str | None,
-        typer.Option("--kind", help="auto, flat, hash, multihash, ivf, hnsw, gpu, or such as hash:b=16,flips=2."),
-    ] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Stop at an image that cannot be read.")] = False,
-    device: DevicesOption = "auto",
-    precision: Annotated[
-        str, typer.Option("--precision", help="auto, float32, bfloat16 or float16: how fast, not which codes.")
-    ] = "auto",
-) -> None:
-    """Bring an index into step with a folder: encode what is new or changed, forget what is gone.
-
-    Only what lies below the folder is forgotten; with --labels, only images the file lists are kept. Cut off at any
-    point, the index stays as it was last committed, and the same command carries on. Example:
-
-        hashfaiss build --model dhida.pt --images photos/
-    """
-    from hashfaiss.cli.console import bar, note, say, shown_path
-    from hashfaiss.encoding.encoder import Encoder
-    from hashfaiss.library.image_index import ImageIndex
-    from hashfaiss.library.sync import check_images
-    from hashfaiss.storage.manifest import MANIFEST
-
-    if images.is_file():
-        raise ArgumentError(f"{str(images)!r} is a file: give a folder of images")
-    encoder = Encoder.load(model, device, precision)
-    if not (index / MANIFEST).exists():
-        check_images(images, labels)
-    opened = ImageIndex.create(encoder, index, "auto" if kind is None else kind)
-    with bar("encode") as progress:
-        report = opened.build(images, labels, kind, strict, progress)
-    for path, reason in report.skipped[:5]:
-        note(f"skipped {shown_path(path)}: {reason}")
-    where = f" (see {shown_path(str(report.skipped_report))})" if report.skipped else ""
-    say(
-        f"{report.encoded:,} encoded, {report.unchanged:,} unchanged, {report.removed:,} removed, "
-        f"{len(report.skipped):,} skipped{where}, {report.seconds:.1f} s, {report.images_per_second:,.0f} images/s"
-    )
+    from hashfaiss.library.hits import Hit, Hits
 
 
 @app.command()
@@ -83,7 +32,9 @@ def query(
     index: IndexOption = DEFAULT_INDEX,
     k: Annotated[int | None, typer.Option("-k", "--k", help="How many hits (default 10).")] = None,
     radius: Annotated[int | None, typer.Option("--radius", help="All hits at Hamming distance <= this.")] = None,
-    exact: Annotated[bool, typer.Option("--exact", help="Search on until every answer is certified.")] = False,
+    approximate: Annotated[
+        bool, typer.Option("--approximate", help="Take what the kind's own probes find, which may miss some.")
+    ] = False,
     label: Annotated[
         list[str] | None, typer.Option("--label", help="Only images with this label; may be repeated.")
     ] = None,
@@ -101,14 +52,18 @@ def query(
 ) -> None:
     """Find the images nearest to an image: rank, Hamming distance, path and labels.
 
-    Says whether the answer is certified exact. --path takes patterns like those of `find -path`, which may begin at
-    any folder of a path and must match to its end: 'cat/*' is all below any folder cat, '[[]1].jpg' the file [1].jpg.
+    Answers are certified exact: to encode an image takes longer than to prove what is nearest to it. --approximate is
+    for batches and more than ten million codes, and says of each answer whether it is certified.
+
+    --path takes patterns like those of `find -path`, which may begin at any folder of a path and must match to its
+    end: 'cat/*' is all below any folder cat, '[[]1].jpg' the file [1].jpg.
+
     With --rerank asymmetric, hits are ordered by how sure the network is of the bits in which they differ; as many
     lie at the distance of the last of -k, which of them are shown changes with it. Examples:
 
     \b
         hashfaiss query cat.jpg -k 20 --montage hits.png
-        hashfaiss query cat.jpg --exact --label cat --label lynx --path 'holiday/*'
+        hashfaiss query cat.jpg --label cat --label lynx --path 'holiday/*'
         find new/ -name '*.jpg' -print0 | hashfaiss query - --radius 4 --json
     """
     from hashfaiss.cli.console import note, print_hits, shown_path
@@ -126,7 +81,7 @@ def query(
     failed = False
     if k is None and radius is None:
         k = 10
-    how = How(exact=exact, labels=label, paths=path, rerank=rerank)  # type: ignore[typeddict-item]
+    how = How(exact=not approximate, labels=label, paths=path, rerank=rerank)  # type: ignore[typeddict-item]
     for answer in opened.stream(_paths(images), k, radius, **how):
         if isinstance(answer, HashfaissError):
             note(f"hashfaiss: {answer}")
@@ -147,7 +102,7 @@ def _check_target(folder: Path, file: Path | None = None) -> None:
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         raise HashfaissError(f"{str(folder)!r} is no folder that can be written: draw into another")
     if file is not None and file.is_dir():
-        raise HashfaissError(f"{str(file)!r} is a folder: give the name of a PNG file")
+        raise HashfaissError(f"{str(file)!r} is a folder: give the name of a file")
 
 
 def _paths(images: list[str]) -> Iterator[str]:
@@ -176,7 +131,7 @@ def evaluate(
     cutoff: Annotated[int | None, typer.Option("-R", "--cutoff", help="R of mAP@R; default: all.")] = None,
     norm: Annotated[str, typer.Option(help="Divisor of AP@R: found, min or all (relevant images).")] = "found",
     depth: Annotated[int | None, typer.Option(help="Ranks of FAISS to check; default: all to 100,000.")] = None,
-    sample: Annotated[int, typer.Option(help="Own images to ask with; 0 for all.")] = 1000,
+    sample: Annotated[int, typer.Option(help="Own images to ask with, or read again; 0 for all.")] = 1000,
     seed: Annotated[int, typer.Option(help="Of that sample.")] = 0,
     plots: Annotated[Path | None, typer.Option("--plots", help="Folder to draw curves into.")] = None,
     rerank: Annotated[
@@ -190,7 +145,8 @@ def evaluate(
 ) -> None:
     """Check FAISS's answers against the exact Hamming ranking, and measure retrieval and code health.
 
-    Labels are those the index was built with; --labels are those of the queries. Example:
+    Labels are those the index was built with; --labels are those of the queries. Without labels, images of the index
+    are read again, to tell how well codes keep the neighbours by the network's real features. Example:
 
         hashfaiss evaluate --queries held-out/ --plots plots/
     """
@@ -226,127 +182,50 @@ def evaluate(
 
 
 @app.command()
-def info(index: IndexOption = DEFAULT_INDEX, as_json: JsonOption = False) -> None:
-    """Show what an index holds and how it is searched. Example: hashfaiss info --index photos.index"""
-    from hashfaiss.cli.console import print_json, print_table
-    from hashfaiss.library.image_index import ImageIndex
-
-    facts = ImageIndex.open(index).info()
-    if as_json:
-        print_json(facts)
-    else:
-        rows = [(name.replace("_", " "), f"{v:,}" if isinstance(v, int) else str(v)) for name, v in facts.items()]
-        print_table(("", str(index)), rows)
-
-
-@app.command()
-def tune(
-    index: IndexOption = DEFAULT_INDEX,
-    recall: Annotated[float, typer.Option(help="Share of the 10 nearest, by distance, that must be found.")] = 0.99,
-    memory: Annotated[
-        str | None, typer.Option("--memory", help="That codes and FAISS index may take, such as 500MB or 4GB.")
-    ] = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Measure FAISS kinds on the codes at hand, choose the fastest in batch that reaches the recall, and keep it.
-
-    Queries are codes of the index that are held out of it meanwhile. Rates are of one thread. Example:
-
-        hashfaiss tune --recall 0.999 --memory 4GB
-    """
-    from hashfaiss.cli.console import note, print_json, print_table, say
-    from hashfaiss.library.image_index import ImageIndex
-
-    limit = None if memory is None else _bytes(memory)
-    tuning = ImageIndex.open(index).tune(recall, limit, note)
-    if as_json:
-        print_json(tuning.as_dict())
-        return
-    rows = [
-        (
-            trial.kind,
-            f"{trial.recall:.4f}",
-            f"{100 * trial.certified:.1f} %",
-            f"{trial.batch_rate:,.0f}",
-            f"{trial.single_rate:,.0f}",
-            f"{trial.bytes_per_code:.1f}",
-            f"{trial.build_seconds:.1f} s",
-        )
-        for trial in tuning.trials
-    ]
-    titles = ("kind", "recall", "certified", "queries/s in batch", "alone", "bytes a code", "built in")
-    print_table(titles, rows)
-    say(f"chosen: {tuning.kind}: {tuning.why}")
-
-
-def _bytes(text: str) -> int:
-    """`500MB` as a number of bytes; ArgumentError where it is none."""
-    units = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
-    found = re.fullmatch(r"([0-9]{1,12}(?:\.[0-9]{1,6})?) ?([KMGT]?B?)", text.strip().upper())
-    if found is None or found[2] not in units:
-        raise ArgumentError(f"memory is {text!r}: give bytes, such as 500MB or 4GB")
-    return int(float(found[1]) * units[found[2]])
-
-
-@app.command()
 def duplicates(
     index: IndexOption = DEFAULT_INDEX,
     radius: Annotated[int, typer.Option("--radius", help="Hamming distance up to which codes are near.")] = 0,
+    html: Annotated[Path | None, typer.Option("--html", help="Also draw the groups as this page.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """List groups of images whose codes lie near each other, directly or through others.
 
     What is near is what the model sees as alike: few bits, or a model that separates classes only, make large groups.
-    The distance beside each image is from the first of its group. With --json, a group a line. Example:
+    The distance beside each image is from the first of its group. With --json, a group a line. With --html, also one
+    HTML page with thumbnails, which needs no other file; of many groups and images it shows the first. Nothing is
+    deleted. Examples:
 
+    \b
         hashfaiss duplicates --radius 2 --json
+        hashfaiss duplicates --html duplicates.html
     """
-    from hashfaiss.cli.console import bar, counted, print_json, print_table, say, shown_path
+    from hashfaiss.cli.console import bar, note, shown_path
     from hashfaiss.library.image_index import ImageIndex
 
-    groups = images = 0
-    with bar("compare") as progress:
-        found = ImageIndex.open(index).duplicates(radius, progress)
-        for group in found:
-            groups, images = groups + 1, images + len(group)
-            if as_json:
-                about = [{"path": hit.path, "distance": hit.distance, "labels": hit.labels} for hit in group]
-                print_json({"group": groups, "images": about})
-                continue
-            rows = [(str(hit.distance), shown_path(hit.path), ";".join(hit.labels)) for hit in group[:MOST_SHOWN]]
-            more = len(group) - MOST_SHOWN
-            print_table(("distance", "path", "labels"), rows, f"group {groups:,}: {counted(len(group), 'image')}")
-            if more > 0:
-                say(f"... and {more:,} more (all with --json)\n")
+    if html:
+        _check_target(html.parent, html)
+    with bar("duplicates") as progress:
+        groups = _listed(ImageIndex.open(index).duplicates(radius, progress), radius, as_json)
+        if html:
+            from hashfaiss.library.duplicates_page import write_duplicates_page
+
+            write_duplicates_page(html, groups, radius, progress)
+        else:
+            for _ in groups:
+                pass
+    if html:
+        note(f"page: {shown_path(str(html))}")
+
+
+def _listed(groups: Iterable[tuple[Hit, ...]], radius: int, as_json: bool) -> Iterator[tuple[Hit, ...]]:
+    """The groups, printed as they pass, and at the end how many there were."""
+    from hashfaiss.cli.console import print_group, say
+    from hashfaiss.wording import counted
+
+    found = images = 0
+    for group in groups:
+        found, images = found + 1, images + len(group)
+        print_group(found, group, as_json)
+        yield group
     if not as_json:
-        say(f"{counted(groups, 'group')} of {counted(images, 'image')} within distance {radius}")
-
-
-@app.command()
-def verify(index: IndexOption = DEFAULT_INDEX) -> None:
-    """Read every stored file and check that it is what was written. Example: hashfaiss verify"""
-    from hashfaiss.cli.console import say
-    from hashfaiss.library.image_index import ImageIndex
-
-    sound = True
-    for name, trouble in ImageIndex.open(index).verify():
-        say(f"{name}: {trouble or 'sound'}")
-        sound = sound and trouble is None
-    if not sound:
-        raise typer.Exit(1)
-
-
-@app.command()
-def remove(
-    paths: Annotated[list[str], typer.Argument(help="Images, or folders of images, to take out.")],
-    index: IndexOption = DEFAULT_INDEX,
-) -> None:
-    """Take images out of an index. The files stay, and the next build of their folder brings them back.
-
-    Example: hashfaiss remove photos/old/
-    """
-    from hashfaiss.cli.console import say
-    from hashfaiss.library.image_index import ImageIndex
-
-    opened = ImageIndex.open(index)
-    say(f"{opened.remove(paths):,} removed, {len(opened):,} left")
+        say(f"{counted(found, 'group')} of {counted(images, 'image')} within distance {radius}")

@@ -62,10 +62,10 @@ def train(
         settings["labels"] = labels
     options = prepare_training(images, recipe, data, out, option or (), say, **settings)
     with training_bar() as progress:
-        result = train_network(options, resume, progress)
+        result = train_network(options, resume, progress, note)
     for path, reason in result.skipped:
         note(f"skipped {path}: {reason}")
-    score = "" if result.validation_map is None else f", validation mAP {result.validation_map:.4f}"
+    score = "" if result.validation_score is None else f", {result.measure} {result.validation_score:.4f}"
     say(
         f"{result.out}: epoch {result.best_epoch} of {len(result.history)}{score}; {result.images:,} images, "
         f"{len(result.skipped):,} skipped, {result.seconds:,.0f} s; curves in {result.folder}"

@@ -75,6 +75,7 @@ class Encoder:
         precision: how the network is computed; it changes no code. Codes are those of float32 (`IDENTITY_PRECISION`).
         device, devices: the first, and all.
         learned: codes that a database takes for the training images, or None where they are the network's as well.
+        remembered: the network's codes of images it has seen already, or None; not saved.
     """
 
     def __init__(
@@ -101,6 +102,7 @@ class Encoder:
         self.labels = list(labels)
         self.facts = dict(facts or {})
         self.learned = learned
+        self.remembered: LearnedCodes | None = None
         self.precision = Precision(self.network, self.device, choose_precision(precision, self.device))
         self._identity: str | None = None
 

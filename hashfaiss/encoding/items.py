@@ -48,6 +48,7 @@ class Batch:
         codes: uint8 (len(items), ceil(K/8)).
         skipped: items that cannot be read, with the reason.
         outputs: the network's, float32 (len(items), K), where they were asked for.
+        features: those it hashes, float32 (len(items), dim), where they were asked for; then there are no codes.
     """
 
     items: list[Item]
@@ -55,6 +56,7 @@ class Batch:
     codes: Codes
     skipped: list[tuple[Item, str]] = field(default_factory=list)
     outputs: npt.NDArray[np.float32] | None = None
+    features: npt.NDArray[np.float32] | None = None
 
 
 def as_items(images: Images) -> Iterator[Item]:

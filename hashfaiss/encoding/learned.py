@@ -1,4 +1,4 @@
-"""Codes that a method learned for its training images, beside the network (ADSH)."""
+"""Codes by the digest of an image's file: learned beside the network, or remembered so as not to compute them again."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from hashfaiss.codes import Codes
 
 @dataclass(frozen=True)
 class LearnedCodes:
-    """Codes a method learned for the images it was trained on, beside its network (ADSH).
+    """Codes of images known by their files' bytes.
+
+    A method may learn them for the images it was trained on, beside its network (ADSH).
 
     Attributes:
         digests: BLAKE2b, 16 bytes, of each image file's bytes.
@@ -24,6 +26,11 @@ class LearnedCodes:
     @cached_property
     def _rows(self) -> dict[bytes, int]:
         return {digest: row for row, digest in enumerate(self.digests)}
+
+    def get(self, digest: bytes) -> Codes | None:
+        """The code (ceil(K/8),) of the image with this digest, or None."""
+        row = self._rows.get(digest)
+        return None if row is None else self.codes[row]
 
     def replace(self, digests: Sequence[bytes], codes: Codes) -> Codes:
         """`codes` of images with these digests, with the learned ones in place of the network's."""

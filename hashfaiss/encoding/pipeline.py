@@ -50,6 +50,7 @@ class Encodes(Protocol):
     device: torch.device
     devices: list[torch.device]
     learned: LearnedCodes | None
+    remembered: LearnedCodes | None
 
     @property
     def batch_size(self) -> int: ...
@@ -58,6 +59,7 @@ class Encodes(Protocol):
     def save(self, path: str) -> None: ...
     def no_codes(self) -> Codes: ...
     def outputs(self, images: Tensor) -> Tensor: ...
+    def features(self, images: Tensor) -> Tensor: ...
     def encode_resized(self, images: Tensor) -> Codes: ...
 
 
@@ -68,13 +70,16 @@ def encode_stream(
     workers: int | None = None,
     learned: bool = False,
     outputs: bool = False,
+    features: bool = False,
 ) -> Iterator[Batch]:
     """Encode `items` in their order, some at a time.
 
-    With `learned`, images the encoder has learned codes for get those, as a database takes them; a query gets the
-    network's. With `outputs`, batches hold the network's outputs too.
+    Images whose codes the encoder remembers are read, not decoded. With `learned`, images the encoder has learned codes
+    for get those, as a database takes them; a query gets the network's.
 
     Args:
+        outputs: batches hold the network's outputs too.
+        features: batches hold the real features that the network hashes, in place of codes.
         batch_size: images encoded together; default: the encoder's.
         workers: threads; default: as many as torch may use on a CPU, one a processor to decode for a GPU. Neither
             changes a code.
@@ -82,7 +87,7 @@ def encode_stream(
     size = encoder.batch_size if batch_size is None else batch_size
     if size < 1 or (workers is not None and workers < 1):
         raise ArgumentError(f"batch_size is {batch_size} and workers {workers}: give 1 or more of each")
-    work = Work(encoder, learned, outputs)
+    work = Work(encoder, learned, outputs, features)
     on_cpu = encoder.device.type == "cpu"
     return _stream(work, items, size, workers or (torch.get_num_threads() if on_cpu else os.cpu_count()) or 1)
 
@@ -111,11 +116,13 @@ class Work:
     encoder: Encodes
     learned: bool = False
     outputs: bool = False
+    features: bool = False
     given_up: bool = False
 
     def prepare(self, items: Sequence[Item]) -> list[tuple[Item, Prepared]]:
         """Read, decode and resize; nothing more once the stream is given up."""
-        return [(item, _prepare(self.encoder, item)) for item in items if not self.given_up]
+        remembered = None if self.outputs or self.features else self.encoder.remembered
+        return [(item, _prepare(self.encoder, item, remembered)) for item in items if not self.given_up]
 
     def encode(self, prepared: Sequence[tuple[Item, Prepared]]) -> Batch:
         """Codes of what could be read."""
@@ -124,18 +131,35 @@ class Work:
         items, digests = [item for item, _, _ in good], [digest for _, _, digest in good]
         if not good or self.given_up:
             return Batch(items, digests, self.encoder.no_codes(), skipped)
-        images = torch.stack([pixels for _, pixels, _ in good])
-        if self.encoder.device.type == "cuda":
-            images = images.pin_memory()
-        real = None
-        if self.outputs:
-            numbers = self.encoder.outputs(images)
+        real = features = None
+        codes = self.encoder.no_codes()
+        if self.features:
+            features = self.encoder.features(self._stack(good)).numpy()
+        elif self.outputs:
+            numbers = self.encoder.outputs(self._stack(good))
             real, codes = numbers.cpu().numpy(), pack_tensor(numbers).cpu().numpy()
         else:
-            codes = self.encoder.encode_resized(images)
+            codes = self._codes(good)
         if self.learned and self.encoder.learned is not None:
             codes = self.encoder.learned.replace(digests, codes)
-        return Batch(items, digests, codes, skipped, real)
+        return Batch(items, digests, codes, skipped, real, features)
+
+    def _codes(self, good: Sequence[tuple[Item, Tensor | Codes, bytes]]) -> Codes:
+        """Codes of images, in their order: those that are remembered, and the network's of the others."""
+        seen = [isinstance(made, Tensor) for _, made, _ in good]
+        if all(seen):
+            return self.encoder.encode_resized(self._stack(good))
+        codes = np.empty((len(good), self.encoder.no_codes().shape[1]), np.uint8)
+        for row, (_, made, _) in enumerate(good):
+            if not isinstance(made, Tensor):
+                codes[row] = made
+        if any(seen):
+            codes[seen] = self.encoder.encode_resized(self._stack(good))
+        return codes
+
+    def _stack(self, good: Sequence[tuple[Item, Tensor | Codes, bytes]]) -> Tensor:
+        images = torch.stack([made for _, made, _ in good if isinstance(made, Tensor)])
+        return images.pin_memory() if self.encoder.device.type == "cuda" else images
 
     def whole(self, items: Sequence[Item]) -> Batch:
         """From files to codes."""
@@ -169,7 +193,7 @@ def _on_devices(work: Work, items: Iterable[Item], size: int, workers: int) -> I
     with tempfile.TemporaryDirectory() as folder:
         model = os.path.join(folder, "encoder.pt")
         encoder.save(model)
-        alike = (encoder.precision.name, size, workers, work.learned, work.outputs)
+        alike = (encoder.precision.name, size, workers, work.learned, work.outputs, work.features)
         load = type(encoder).load
         crew = Crew(_on_one_device, [(load, model, str(device), *alike) for device in encoder.devices])
     with crew, _pool(len(encoder.devices), "ask") as pool:
@@ -186,11 +210,12 @@ def _on_one_device(
     workers: int,
     learned: bool,
     outputs: bool,
+    features: bool,
 ) -> Callable[[Sequence[Item]], list[Batch]]:
     """What a process of several does: items → batches."""
     encoder = load(model, device, precision)
     torch.set_num_threads(workers)
-    return lambda items: list(encode_stream(encoder, items, size, workers, learned, outputs))
+    return lambda items: list(encode_stream(encoder, items, size, workers, learned, outputs, features))
 
 
 @contextmanager
@@ -233,7 +258,7 @@ def _in_order(
         yield waiting.popleft().result()
 
 
-Prepared = tuple[Tensor, bytes] | str
+Prepared = tuple[Tensor | Codes, bytes] | str  # resized or remembered, with its digest; or why it cannot be read
 _PILLOW = threading.Lock()  # a Pillow image reads its file late, and may be given more than once
 
 
@@ -244,15 +269,18 @@ def batched(items: Iterable[Given], size: int) -> Iterator[tuple[Given, ...]]:
         yield chunk
 
 
-def _prepare(encoder: Encodes, item: Item) -> Prepared:
+def _prepare(encoder: Encodes, item: Item, remembered: LearnedCodes | None) -> Prepared:
     try:
         if isinstance(item.source, ImageFile):
             data = read_bytes(item.source.path)
+            digest = content_digest(data)
+            if remembered is not None and (code := remembered.get(digest)) is not None:
+                return code, digest
             image = decode_image(data, item.source.path)
         else:
             image = _from_memory(item.source)
-            data = np.ascontiguousarray(image.cpu().numpy()).tobytes()
-        return encoder.preprocessing.resize(image), content_digest(data)
+            digest = content_digest(np.ascontiguousarray(image.cpu().numpy()).tobytes())
+        return encoder.preprocessing.resize(image), digest
     except ImageError as error:
         return error.reason
 

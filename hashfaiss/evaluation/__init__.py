@@ -1,4 +1,4 @@
-"""Evaluation of codes: exact Hamming ranking, retrieval metrics, index-against-exact agreement, code health, plots.
+"""Evaluation of codes: exact Hamming ranking, metrics, index-against-exact agreement, neighbours, health, plots.
 
 The room works on plain arrays of codes and labels. It imports neither torch nor FAISS, so that what it says about an
 index does not come from that index; matplotlib is imported when something is drawn.
@@ -16,7 +16,8 @@ from hashfaiss.evaluation.metrics import (
     precision_within_radius,
     recall_at,
 )
-from hashfaiss.evaluation.plots import plot_health, plot_precision_recall, plot_precision_recall_at
+from hashfaiss.evaluation.neighbours import NeighbourReport, kept_neighbours
+from hashfaiss.evaluation.plots import plot_health, plot_neighbours, plot_precision_recall, plot_precision_recall_at
 from hashfaiss.evaluation.ranking import Database, LabelSets, exact_ranking
 from hashfaiss.evaluation.retrieval import RetrievalReport, evaluate_retrieval
 
@@ -26,6 +27,7 @@ __all__ = [
     "CodeHealth",
     "Database",
     "LabelSets",
+    "NeighbourReport",
     "RetrievalReport",
     "average_precision",
     "average_precision_bounds",
@@ -34,7 +36,9 @@ __all__ = [
     "compare",
     "evaluate_retrieval",
     "exact_ranking",
+    "kept_neighbours",
     "plot_health",
+    "plot_neighbours",
     "plot_precision_recall",
     "plot_precision_recall_at",
     "precision_at",

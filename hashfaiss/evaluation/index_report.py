@@ -1,11 +1,11 @@
-"""Evaluating an index: agreement with the exact ranking, retrieval with labels, and the health of its codes."""
+"""Evaluating an index: agreement with the exact ranking, retrieval with labels, neighbours without, health of codes."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,23 +13,33 @@ import numpy as np
 import numpy.typing as npt
 
 from hashfaiss.codes import Codes
-from hashfaiss.errors import ArgumentError, HashfaissError
+from hashfaiss.errors import ArgumentError, CorruptIndexError, HashfaissError
 from hashfaiss.evaluation.agreement import Agreement, compare
 from hashfaiss.evaluation.asymmetric import AsymmetricReport, evaluate_asymmetric
 from hashfaiss.evaluation.bucket_report import BucketReport, bucket_report
 from hashfaiss.evaluation.health import CodeHealth, code_health
 from hashfaiss.evaluation.metrics import Norm
-from hashfaiss.evaluation.plots import plot_buckets, plot_health, plot_precision_recall, plot_precision_recall_at
+from hashfaiss.evaluation.neighbours import NeighbourReport, kept_neighbours
+from hashfaiss.evaluation.plots import (
+    plot_buckets,
+    plot_health,
+    plot_neighbours,
+    plot_precision_recall,
+    plot_precision_recall_at,
+)
 from hashfaiss.evaluation.ranking import Database
 from hashfaiss.evaluation.retrieval import RetrievalReport, evaluate_retrieval
 
 if TYPE_CHECKING:
     from hashfaiss.library.image_index import ImageIndex
-    from hashfaiss.storage.segments import Labels
+    from hashfaiss.storage.segments import Labels, Row
 
+Progress = Callable[[int, int], None] | None
 EVERY_RANK = 100_000  # up to so many images, agreement is checked at every rank by default ...
 DEPTH = 1_000  # ... and beyond them at this many
 CELLS = 1 << 22  # query-image pairs compared at once
+MOST_READ = 20_000  # images that are read again for their neighbours, where all are asked for
+FEWEST_READ = 3  # of fewer, there is nothing to choose among
 
 
 @dataclass(frozen=True)
@@ -41,12 +51,14 @@ class IndexReport:
         depth: ranks at which agreement was checked.
         queries: "held out" or "leave one out".
         leaks: queries whose file's bytes are in the index too; None for leave-one-out.
-        skipped: queries that cannot be read, with the reason.
+        skipped: queries, and images read again for `neighbours`, that are left out, with the reason.
         agreement: of FAISS's answers with the exact ranking.
         retrieval: metrics by labels, or None where queries or index have none.
         health: of the index's codes.
         buckets: how evenly they fill hash buckets.
         asymmetric: mAP when the queries' real outputs order ties, or all; None where not asked for.
+        neighbours: how well codes keep the neighbours by the network's real features, where there are no labels; None
+            with labels, for an index in memory, and where its encoder or all but 2 of its images are gone or altered.
     """
 
     kind: str
@@ -59,6 +71,7 @@ class IndexReport:
     health: CodeHealth
     buckets: BucketReport
     asymmetric: AsymmetricReport | None = None
+    neighbours: NeighbourReport | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The report ready for JSON."""
@@ -73,6 +86,7 @@ class IndexReport:
             "health": self.health.to_dict(),
             "buckets": self.buckets.to_dict(),
             "asymmetric": self.asymmetric.to_dict() if self.asymmetric else None,
+            "neighbours": self.neighbours.to_dict() if self.neighbours else None,
         }
 
     def plot(self, folder: str | os.PathLike[str]) -> list[Path]:
@@ -88,6 +102,9 @@ class IndexReport:
                 drawn += [target / "precision-recall.png", target / "precision-recall-at.png"]
                 plot_precision_recall(drawn[2], curves)
                 plot_precision_recall_at(drawn[3], curves)
+            if self.neighbours is not None:
+                drawn.append(target / "neighbours.png")
+                plot_neighbours(drawn[-1], self.neighbours)
         except OSError as error:
             raise HashfaissError(f"cannot write plots to {str(folder)!r}: {error.strerror}") from None
         return drawn
@@ -112,7 +129,7 @@ def evaluate_index(
     norm: Norm = "found",
     sample: int = 1000,
     seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = None,
     rerank: str | None = None,
     exact: bool = False,
 ) -> IndexReport:
@@ -123,17 +140,19 @@ def evaluate_index(
         labels: label file of the queries (only images it lists are asked with).
         depth: ranks at which agreement is checked; None: all up to 100,000 images, else 1,000.
         cutoff, norm: of mAP@R, see `evaluation.average_precision`.
-        sample, seed: without `queries`, ask with this many images drawn at random; 0 asks with all.
-        progress: called with (queries compared, queries).
+        sample, seed: without `queries`, ask with this many images drawn at random; 0 asks with all. Without labels, so
+            many (up to 20,000) are read again for `IndexReport.neighbours`.
+        progress: called with (queries compared, queries), then, without labels, with (images read again, images).
         rerank: "asymmetric" also measures mAP under the order of the queries' real outputs.
-        exact: FAISS probes on until every answer is certified; without it, as its kind was made.
+        exact: FAISS probes on until every answer is certified; without it, as an approximate search answers: as its
+            kind was made or, where tuning chose it, as `CodeIndex.search` has it.
 
     Raises:
         ArgumentError: nothing to ask with, or an empty index.
         CorruptIndexError: a stored file is damaged.
     """
     codes, ids = index.store.codes()
-    _check(len(codes), queries is not None, labels is not None, rerank, depth, cutoff, seed)
+    _check(len(codes), queries is not None, labels is not None, rerank, depth, cutoff, sample, seed)
     cutoff = None if cutoff is None else min(cutoff, len(codes))
     depth = min(depth or (EVERY_RANK if len(codes) <= EVERY_RANK else DEPTH), len(codes))
     rows = [row for _, row in index.store.rows()]
@@ -142,27 +161,21 @@ def evaluate_index(
         asked = _held_out(index, queries, labels, {row.digest for row in rows})
     else:
         asked = _own_images(codes, image_labels, sample, seed)
-    alone = asked.rows is not None and len(codes) == 1
-    labelled = any(image_labels) and any(asked.labels) and not alone
-    retrieval = asymmetric = None
-    if labelled:
-        device = "cpu" if queries is None else str(index.encoder.device)
-        sides = asked.codes, asked.labels, codes, image_labels
-        retrieval = evaluate_retrieval(*sides, index.bits, cutoff, norm, leave_out=asked.rows, device=device)
-    if labelled and rerank and asked.outputs is not None:
-        database = Database(codes, index.bits, image_labels)
-        asymmetric = evaluate_asymmetric(asked.outputs, asked.labels, database, cutoff, norm)
+    agreement = _agreement(index, asked.codes, codes, ids, depth, exact, progress)
+    retrieval, asymmetric = _by_labels(index, asked, codes, image_labels, cutoff, norm, rerank)
+    neighbours, unread = (None, []) if retrieval else _own_neighbours(index, codes, rows, sample, seed, progress)
     return IndexReport(
         kind=str(index.codes.kind),
         depth=depth,
         queries="leave one out" if asked.rows is not None else "held out",
         leaks=asked.leaks,
-        skipped=list(asked.skipped),
-        agreement=_agreement(index, asked.codes, codes, ids, depth, exact, progress),
+        skipped=[*asked.skipped, *unread],
+        agreement=agreement,
         retrieval=retrieval,
         health=code_health(codes, index.bits),
         buckets=bucket_report(codes, index.bits),
         asymmetric=asymmetric,
+        neighbours=neighbours,
     )
 
 
@@ -173,6 +186,7 @@ def _check(
     rerank: str | None,
     depth: int | None,
     cutoff: int | None,
+    sample: int,
     seed: int,
 ) -> None:
     """ArgumentError for what cannot be asked of an index of so many images, with queries and labels or without."""
@@ -184,6 +198,8 @@ def _check(
         raise ArgumentError(f"rerank is {rerank!r}: give 'asymmetric', or leave it out")
     if rerank and not queries:
         raise ArgumentError("rerank needs the real outputs of queries, which an index does not keep: give queries")
+    if sample < 0:
+        raise ArgumentError(f"sample is {sample}: give how many of the index's images to ask with, 0 for all")
     for name, value, least in (("depth", depth, 1), ("cutoff", cutoff, 1), ("seed", seed, 0)):
         if value is not None and value < least:
             raise ArgumentError(f"{name} is {value}: give a whole number of {least} or more")
@@ -196,7 +212,7 @@ def _agreement(
     ids: npt.NDArray[np.int64],
     depth: int,
     exact: bool,
-    progress: Callable[[int, int], None] | None,
+    progress: Progress,
 ) -> Agreement:
     """FAISS's answers against the exact ranking, some queries at a time."""
     agreement = Agreement()
@@ -209,9 +225,75 @@ def _agreement(
     return agreement
 
 
+def _by_labels(
+    index: ImageIndex,
+    asked: _Queries,
+    codes: Codes,
+    labels: list[Labels],
+    cutoff: int | None,
+    norm: Norm,
+    rerank: str | None,
+) -> tuple[RetrievalReport | None, AsymmetricReport | None]:
+    """Metrics by the labels of queries and images; None without labels on both sides, or with nothing to find."""
+    alone = asked.rows is not None and len(codes) == 1
+    if not any(labels) or not any(asked.labels) or alone:
+        return None, None
+    device = "cpu" if asked.rows is not None else str(index.encoder.device)
+    sides = asked.codes, asked.labels, codes, labels
+    retrieval = evaluate_retrieval(*sides, index.bits, cutoff, norm, leave_out=asked.rows, device=device)
+    asymmetric = None
+    if rerank and asked.outputs is not None:
+        database = Database(codes, index.bits, labels)
+        asymmetric = evaluate_asymmetric(asked.outputs, asked.labels, database, cutoff, norm)
+    return retrieval, asymmetric
+
+
+def _own_neighbours(
+    index: ImageIndex, codes: Codes, rows: list[Row], sample: int, seed: int, progress: Progress
+) -> tuple[NeighbourReport | None, list[tuple[str, str]]]:
+    """How well codes keep the neighbours of the index's images, read again; and what is left out, with the reason."""
+    from hashfaiss.encoding.items import Item
+    from hashfaiss.encoding.pipeline import encode_stream
+    from hashfaiss.images.finding import image_file
+    from hashfaiss.library.image_index import ENCODER
+
+    if index.path is None:
+        return None, []
+    files = _still_there(index, rows, sample or MOST_READ, seed)
+    if len(files) < FEWEST_READ:
+        return None, []
+    try:
+        encoder = index.encoder
+    except CorruptIndexError as error:  # all else can be said without it
+        return None, [(str(index.path / ENCODER), str(error))]
+    features, kept = [], list[int]()
+    left_out, done = list[tuple[str, str]](), 0
+    for batch in encode_stream(encoder, (Item(image_file(path)) for path in files), features=True):
+        left_out += [(item.path or "", reason) for item, reason in batch.skipped]
+        vectors = () if batch.features is None else batch.features
+        for item, digest, vector in zip(batch.items, batch.digests, vectors, strict=True):
+            row = files[item.path or ""]
+            if rows[row].digest == digest:
+                features.append(vector)
+                kept.append(row)
+            else:
+                left_out.append((item.path or "", "altered since it was indexed"))
+        done += len(batch.items) + len(batch.skipped)
+        if progress:
+            progress(done, len(files))
+    found = kept_neighbours(np.stack(features), codes[kept], index.bits) if len(kept) >= FEWEST_READ else None
+    return found, sorted(left_out)
+
+
+def _still_there(index: ImageIndex, rows: list[Row], most: int, seed: int) -> dict[str, int]:
+    """Paths and rows, ascending, of images drawn at random, of those that still exist as files; at most `most`."""
+    drawn = np.random.default_rng(seed).permutation(len(rows)).tolist()
+    paths = ((row, index.store.full_path(rows[row])) for row in drawn)
+    there = ((row, path) for row, path in paths if path is not None and os.path.isfile(path))
+    return {path: row for row, path in sorted(islice(there, min(most, MOST_READ)))}
+
+
 def _own_images(codes: Codes, labels: list[Labels], sample: int, seed: int) -> _Queries:
-    if sample < 0:
-        raise ArgumentError(f"sample is {sample}: give how many of the index's images to ask with, 0 for all")
     chosen = np.arange(len(codes))
     if 0 < sample < len(codes):
         chosen = np.sort(np.random.default_rng(seed).choice(len(codes), sample, replace=False))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from hashfaiss.evaluation.bucket_report import BucketReport
+    from hashfaiss.evaluation.neighbours import NeighbourReport
 
 Reports = Mapping[str, RetrievalReport]
 
@@ -93,6 +94,26 @@ def plot_buckets(path: str | Path, report: BucketReport) -> None:
     axes.set_xticks(list(ranges), titles, rotation=45, ha="right")
     axes.set(title=f"Hash buckets by {report.b} bits", xlabel="codes in a bucket", ylabel="share of the codes")
     axes.margins(y=0.35)
+    _finish(axes)
+    figure.savefig(path, dpi=RESOLUTION)
+
+
+def plot_neighbours(path: str | Path, report: NeighbourReport) -> None:
+    """Draw the share of each image's neighbours by real features that are among the n nearest codes, over n."""
+    figure, (axes,) = _figure(1)
+    # the first point is recall@k, and all there is of few images
+    first: Any = {"markevery": [0], "markersize": 6}
+    axes.plot(report.ranks, report.curve, marker="o", label=f"codes (recall@{report.k} {report.recall:.3f})", **first)
+    chance: Any = {"color": "black", "linewidth": 0.8, "linestyle": "--", **first}
+    axes.plot(report.ranks, report.chance, marker="_", label="chance, n / (m - 1)", **chance)
+    axes.locator_params(axis="x", integer=True)
+    axes.set(
+        title=f"Neighbours by real features, m = {report.images:,} images",
+        xlabel="n (nearest codes)",
+        ylabel=f"share of the {report.k} nearest by features",
+        xlim=(0, report.ranks[-1] + 1),
+        ylim=(-0.02, 1.02),
+    )
     _finish(axes)
     figure.savefig(path, dpi=RESOLUTION)
 

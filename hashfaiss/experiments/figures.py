@@ -120,8 +120,8 @@ def _convergence(results: Sequence[Result], looks: Mapping[str, Any]) -> Figure 
         # each loss has its own scale and offset; how it falls is what can be compared
         span = losses[0] if losses[0] else 1.0
         loss.plot(range(1, length + 1), losses / span, label=row, **{**looks[row], "marker": ""})
-        measured = [epoch["epoch"] for epoch in histories[0][:length] if epoch["validation_map"] is not None]
-        scores = [[history[at - 1]["validation_map"] for history in histories] for at in measured]
+        measured = [epoch["epoch"] for epoch in histories[0][:length] if epoch["validation_score"] is not None]
+        scores = [[history[at - 1]["validation_score"] for history in histories] for at in measured]
         if measured:
             means = [np.mean(values) for values in scores]
             score.plot(measured, means, label=row, **looks[row])

@@ -174,7 +174,7 @@ def _training(trained: TrainResult) -> dict[str, Any]:
     return {
         "best_epoch": trained.best_epoch,
         "epochs": len(trained.history),
-        "validation_map": trained.validation_map,
+        "validation_score": trained.validation_score,
         "seconds": trained.seconds,
         "images": trained.images,
         "validation_images": trained.validation_images,

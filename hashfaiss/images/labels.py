@@ -53,17 +53,23 @@ def labelled_files(
 
 
 def labelled_images(
-    folder: str | os.PathLike[str], labels_file: str | os.PathLike[str] | None = None
+    folder: str | os.PathLike[str], labels_file: str | os.PathLike[str] | None = None, needed: bool = True
 ) -> list[tuple[str, Labels]]:
-    """Path and labels of every image, for training; each image must have a label.
+    """Path and labels of every image, for training.
+
+    Args:
+        needed: each image must have a label; otherwise none gets one, whatever there is.
 
     Raises:
         ArgumentError: `folder` is not a folder.
-        LabelError: no images, or images without a label.
+        LabelError: no images, or images without a label that is needed.
     """
-    images = [(file.path, labels) for file, labels in labelled_files(folder, labels_file)]
+    images = [(file.path, labels if needed else ()) for file, labels in labelled_files(folder, labels_file)]
     if not images:
-        raise LabelError(f"{os.fspath(folder)!r} holds no images: give a folder with one folder of images per class")
+        what = "with one folder of images per class" if needed else "of images"
+        raise LabelError(f"{os.fspath(folder)!r} holds no images: give a folder {what}")
+    if not needed:
+        return images
     bare = [path for path, labels in images if not labels]
     if bare:
         raise LabelError(

@@ -21,7 +21,9 @@ from hashfaiss.indexes.kind import Abilities, Kind
 from hashfaiss.indexes.kinds import KINDS, parse_kind
 from hashfaiss.indexes.near import near_groups
 from hashfaiss.indexes.rerank import rerank
-from hashfaiss.indexes.tuning import Trial, Tuning, tune
+from hashfaiss.indexes.trials import Trial
+from hashfaiss.indexes.trust import Trust
+from hashfaiss.indexes.tuning import Tuning, tune
 
 if hasattr(os, "register_at_fork"):  # OpenMP's threads do not survive a fork: a child that waits for them hangs
     os.register_at_fork(after_in_child=lambda: faiss.omp_set_num_threads(1))
@@ -34,6 +36,7 @@ __all__ = [
     "Distinct",
     "Kind",
     "Trial",
+    "Trust",
     "Tuning",
     "near_groups",
     "parse_kind",

@@ -20,6 +20,7 @@ from hashfaiss.indexes.flat import Flat, scan_work
 from hashfaiss.indexes.kind import Found, Int32, Int64, Kind, Searcher
 from hashfaiss.indexes.kinds import parse_kind
 from hashfaiss.indexes.saved import join_arrays, split_arrays
+from hashfaiss.indexes.trust import Trust
 from hashfaiss.indexes.tuning import FLAT_UP_TO, RECALL, Notice, Tuning, tune
 
 # One call into FAISS cannot be interrupted, so its work is bounded. The unit of work is to compare 64 bits, half a
@@ -49,9 +50,12 @@ class CodeIndex:
         kind: the kind of FAISS index, with its parameters, and the index itself.
         distinct: the codes FAISS holds, and the ids that have them.
         tuning: what `auto` measured and chose from, where it did.
+        trust: of a kind that tuning chose, how far answers that are not certified are believed; where they are not,
+            they are answered again, exactly. None for a kind that was asked for: its answers are as its probes give.
     """
 
     tuning: Tuning | None = None
+    trust: Trust | None = None
 
     def __init__(self, codes: Codes, ids: npt.ArrayLike, bits: int, kind: str = "auto") -> None:
         """Index `codes` (n, ceil(bits/8)) under `ids` (n,): whole numbers >= 0, each once.
@@ -64,6 +68,7 @@ class CodeIndex:
         self.kind = parse_kind(kind, bits, len(self.distinct))
         if kind == "auto" and len(self.distinct) > FLAT_UP_TO:
             self.kind, self.tuning = tune(self.distinct.codes, bits)
+            self.trust = self.tuning.trust
         else:
             self.kind.build(widened(self.distinct.codes, self.kind.width))
 
@@ -81,7 +86,7 @@ class CodeIndex:
         distinct = Distinct.of(*_by_id(check_codes(codes, check_bits(bits)), ids))
         kind, tuning = tune(distinct.codes, bits, recall, memory, notice)
         index = cls._of(bits, distinct, kind)
-        index.tuning = tuning
+        index.tuning, index.trust = tuning, tuning.trust
         return index
 
     @classmethod
@@ -108,26 +113,30 @@ class CodeIndex:
         try:
             distinct = Distinct.restore(codes, checked, arrays)
             made = parse_kind(kind, bits, len(distinct))
-            if not arrays["faiss"].size:
-                made.build(widened(distinct.codes, made.width))
-                return cls._of(bits, distinct, made)
+            trust = Trust.of(arrays.get("trust", np.empty((0, 2))).tolist())
             part = arrays["faiss"].astype(np.uint8, copy=False)
-            loaded = _in_place(part) if isinstance(data, np.memmap) else faiss.deserialize_index_binary(part)
-            if loaded.d != 8 * made.width or loaded.ntotal != len(distinct) or not made.accepts(loaded):
-                raise ValueError
-            made.restore(loaded, arrays)
-        except (ValueError, KeyError, IndexError):
+            if part.size:
+                loaded = _in_place(part) if isinstance(data, np.memmap) else faiss.deserialize_index_binary(part)
+                if loaded.d != 8 * made.width or loaded.ntotal != len(distinct) or not made.accepts(loaded):
+                    raise ValueError
+                made.restore(loaded, arrays)
+            else:
+                made.build(widened(distinct.codes, made.width))
+        except (ValueError, TypeError, KeyError, IndexError):
             raise CorruptIndexError(
                 "the FAISS index is of other codes or another kind: delete it, it is rebuilt"
             ) from None
         except RuntimeError as error:
             raise CorruptIndexError(f"the FAISS index cannot be read ({error}): delete it, it is rebuilt") from None
-        return cls._of(bits, distinct, made)
+        index = cls._of(bits, distinct, made)
+        index.trust = trust
+        return index
 
     def dump(self) -> bytes:
         """The built index, for `load`: FAISS's own format, postings, and what the kind keeps."""
         saved = faiss.serialize_index_binary(self.faiss) if self.kind.can_be_saved else np.empty(0, np.uint8)
-        return join_arrays({**self.distinct.arrays(), **self.kind.arrays(), "faiss": saved})
+        trust = self.trust.arrays() if self.trust else {}
+        return join_arrays({**self.distinct.arrays(), **self.kind.arrays(), **trust, "faiss": saved})
 
     @property
     def faiss(self) -> Any:
@@ -165,20 +174,24 @@ class CodeIndex:
     def search(self, queries: Codes, k: int = 10, exact: bool = False) -> Answers:
         """The k nearest of each query (n, ceil(bits/8)): min(k, len(self)) of them where `exact`, else maybe fewer.
 
+        A kind that tuning chose keeps the recall that was asked of it, whatever the query: an answer that is neither
+        certified nor as near as tuning believes it, and every one beyond the k that was tuned for, is as with `exact`.
+
         Args:
             exact: probe further, or compare with all codes where that is cheaper, until every answer is certified.
         """
         k = min(_whole("k", k, 1), max(1, len(self)))
         queries = widened(check_codes(queries, self.bits, "queries"), self.kind.width)
         found = min(k, len(self.distinct))
-        kind = self._first(exact, len(queries))
+        farthest = -1 if exact or not found else self.trust.farthest(found) if self.trust else None
+        kind = self._first(farthest == -1, len(queries))
         if found and k <= FEW and len(queries) == 1:
-            return self._one(kind, queries, k, found, exact)
+            return self._one(kind, queries, k, found, farthest)
         return self._batched(
             queries,
             min(k, len(self)),
             self._work(kind, found),
-            lambda batch: self._nearest(batch, kind, k, found, exact),
+            lambda batch: self._nearest(batch, kind, k, found, farthest),
         )
 
     def within(self, queries: Codes, radius: int, exact: bool = False) -> Answers:
@@ -227,7 +240,7 @@ class CodeIndex:
             parts = [search(queries[rows]) for rows in slices]
         return parts[0] if len(parts) == 1 else Answers.join(parts)
 
-    def _one(self, kind: Searcher, query: Codes, k: int, found: int, exact: bool) -> Answers:
+    def _one(self, kind: Searcher, query: Codes, k: int, found: int, farthest: int | None) -> Answers:
         """The answer to one query, on one thread; `_nearest` without what only batches need."""
         before = faiss.omp_get_max_threads()
         faiss.omp_set_num_threads(1)
@@ -235,20 +248,24 @@ class CodeIndex:
             one = kind.nearest_one(query, found)
             ids, distances = self.distinct.expand_one(one, k)
             certain = len(ids) == min(k, len(self)) and bool(distances[-1] <= one.complete)
-            if exact and not certain:
-                return self._nearest(query, kind, k, found, exact)
+            believed = farthest is None or (len(one.positions) == found and one.distances[-1] <= farthest)
+            if not certain and not believed:
+                return self._nearest(query, kind, k, found, farthest)
         finally:
             faiss.omp_set_num_threads(before)
         return Answers(np.array([0, len(ids)]), ids, distances, np.array([certain]))
 
-    def _nearest(self, queries: Codes, kind: Searcher, k: int, found: int, exact: bool) -> Answers:
+    def _nearest(self, queries: Codes, kind: Searcher, k: int, found: int, farthest: int | None) -> Answers:
+        """Answers; those not certified, with fewer than `found` codes or the last beyond `farthest`, asked again."""
         if not found:
             return _nothing(len(queries))
         best = kind.nearest(queries, found)
         answers = self._answers(best, k)
-        if not exact or answers.exact.all():
+        if farthest is None or answers.exact.all():
             return answers
-        rows = np.flatnonzero(~answers.exact)
+        rows = np.flatnonzero(~answers.exact & ((best.last > farthest) | (np.diff(best.offsets) < found)))
+        if not len(rows):
+            return answers
         counts = np.diff(answers.offsets)[rows]
         last = np.append(answers.distances, 0)[answers.offsets[rows + 1] - 1]
         radii = np.where(counts == min(k, len(self)), last, self.bits).astype(np.int32)

@@ -29,7 +29,9 @@ class How(TypedDict, total=False):
     """How to search.
 
     Keys:
-        exact: probe further, or compare with all codes where that is cheaper, until every answer is certified.
+        exact: True where it is left out: probe further, or compare with all codes where that is cheaper, until every
+            answer is certified. False takes what the kind's own probes find, for batches and more than ten million
+            codes; each answer says whether it is certified all the same.
         labels: only among images with one of these labels.
         paths: only among images whose path matches one of these patterns, see `CodeStore.where`.
         rerank: "asymmetric": order candidates by the query's real outputs, see `hashfaiss.indexes.rerank`.

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from hashfaiss.errors import CorruptIndexError, IndexFolderError
 from hashfaiss.files import large_digest, write_atomic
 from hashfaiss.indexes import CodeIndex, Tuning
+from hashfaiss.indexes.trust import Trust
 from hashfaiss.indexes.tuning import FLAT_UP_TO, Notice
 from hashfaiss.storage.store import CodeStore, StoreWriter
 
@@ -21,6 +22,23 @@ Bytes = npt.NDArray[np.uint8]
 # it. It must then not be changed in place (a process that looks at a page that is gone dies), which nothing here does.
 MAPPED = 1 << 26
 MEASURE_AGAIN = 2  # `auto` measures again when there are this many times as many images
+
+
+def check_manifest(store: CodeStore) -> None:
+    """IndexFolderError unless the manifest says what an index of images needs beside codes."""
+    encoder, index = store.manifest.get("encoder"), store.manifest.get("index")
+    named = isinstance(encoder, dict) and all(isinstance(encoder.get(key), str) for key in ("identity", "method"))
+    if not named or not isinstance(store.manifest.get("kind"), str):
+        raise IndexFolderError(f"{str(store.path)!r} holds codes, but not the encoder that made them: use CodeStore")
+    texts = ("file", "sha256", "kind")
+    sound = isinstance(index, dict) and all(isinstance(index.get(key), str) for key in texts)
+    if isinstance(index, dict) and sound:
+        try:
+            Trust.of(index.get("trust"))
+        except (ValueError, TypeError):
+            sound = False
+    if index is not None and not (sound and isinstance(index.get("generation"), int)):
+        raise CorruptIndexError(f"the manifest of {str(store.path)!r} is damaged in what it says of FAISS: restore it")
 
 
 def read_faiss(store: CodeStore) -> Bytes | None:
@@ -51,11 +69,22 @@ def load_codes(store: CodeStore) -> CodeIndex:
     data = read_faiss(store)
     if data is not None:
         with contextlib.suppress(CorruptIndexError):
-            return CodeIndex.load(data, codes, ids, store.bits, usable(store.manifest["index"]["kind"]))
+            loaded = CodeIndex.load(data, codes, ids, store.bits, usable(store.manifest["index"]["kind"]))
+            return _trusting(loaded, store)
     kind = store.manifest["kind"]
     if kind == "auto":
         kind = (store.manifest.get("index") or {}).get("kind", "flat")
-    return CodeIndex(codes, ids, store.bits, usable(kind))
+    return _trusting(CodeIndex(codes, ids, store.bits, usable(kind)), store)
+
+
+def _trusting(index: CodeIndex, store: CodeStore) -> CodeIndex:
+    """The index, as far to be believed as tuning measured."""
+    entry = store.manifest.get("index") or {}
+    if "trust" in entry:
+        index.trust = Trust.of(entry["trust"])
+    elif entry.get("why"):  # chosen by a version that kept the choice alone
+        index.trust = Trust.before(store.bits)
+    return index
 
 
 def usable(kind: str) -> str:
@@ -85,12 +114,13 @@ def commit_faiss(writer: StoreWriter, kind: str | None) -> None:
         return
     if kind == "auto" and measured and len(ids) < MEASURE_AGAIN * measured:
         made = CodeIndex(codes, ids, store.bits, usable(before["kind"]))
-        _write(store, writer, made, kind, before.get("why", ""), measured)
+        _write(store, writer, _trusting(made, store), kind, before.get("why", ""), measured)
         return
     made = CodeIndex(codes, ids, store.bits, usable(kind))
     why = made.tuning.why if made.tuning else ""
     if kind == before.get("kind"):  # what was chosen by tuning stays so
         why = before.get("why", "")
+        made = _trusting(made, store)
     _write(store, writer, made, kind, why, len(ids) if made.tuning else 0)
 
 
@@ -105,7 +135,8 @@ def tune_faiss(writer: StoreWriter, recall: float, memory: int | None, notice: N
 
 def _write(store: CodeStore, writer: StoreWriter, made: CodeIndex, kind: str, why: str, measured: int) -> None:
     generation = store.manifest["generation"] + 1
-    about = {"kind": str(made.kind), "generation": generation, "why": why, "measured": measured}
+    trust = made.trust.points if made.trust else None
+    about = {"kind": str(made.kind), "generation": generation, "why": why, "measured": measured, "trust": trust}
     if store.path is None:
         writer.commit(index=about, kind=kind)
         return

@@ -12,13 +12,12 @@ from hashfaiss.errors import (
     ArgumentError,
     CorruptIndexError,
     ImageError,
-    IndexFolderError,
     ModelError,
 )
 from hashfaiss.indexes import Answers, CodeIndex, Tuning, kernels, near_groups, parse_kind, rerank
 from hashfaiss.indexes.tuning import FLAT_UP_TO, RECALL, Notice
 from hashfaiss.library.answering import How, Outputs, Search, Wanted, stream_hits
-from hashfaiss.library.faiss_file import load_codes, read_faiss, tune_faiss
+from hashfaiss.library.faiss_file import check_manifest, load_codes, read_faiss, tune_faiss
 from hashfaiss.library.hits import Hit, Hits
 from hashfaiss.library.sync import BuildReport, build, check_encoder, check_images, remove
 from hashfaiss.storage.manifest import MANIFEST
@@ -103,7 +102,7 @@ class ImageIndex:
             EncoderMismatchError: `encoder` is not the one that made the codes.
         """
         index = cls(CodeStore.open(path), device=device)
-        _check_manifest(index.store)
+        check_manifest(index.store)
         if encoder is not None:
             check_encoder(index.store, encoder)
             index._encoder = encoder
@@ -182,6 +181,7 @@ class ImageIndex:
             "why": self._why(),
             "kernels": kernels.available() or "none: FAISS",
             "search": f"{abilities.summary}; {abilities.guarantee}",
+            "answers": self._answers(),
             "exact": abilities.exact,
             "radius": abilities.radius,
             "filters": abilities.filter,
@@ -191,6 +191,15 @@ class ImageIndex:
             "generation": manifest["generation"],
             "segments": len(manifest["segments"]),
         }
+
+    def _answers(self) -> str:
+        """What a person's query is answered with, and why."""
+        said = "exact by default, as encoding an image takes longer than proving its answer; approximate if asked"
+        if self.codes.trust is None:
+            return f"{said}, as the kind's probes find them"
+        return (
+            f"{said}, tuned for up to {self.codes.trust.most:,} nearest: exact beyond these, and where answers are far"
+        )
 
     def _why(self) -> str:
         """Why FAISS's kind is what it is."""
@@ -218,10 +227,10 @@ class ImageIndex:
     @overload
     def query(self, images: Many, k: int = 10, **how: Unpack[How]) -> list[Hits]: ...
     def query(self, images: One | Many, k: int = 10, **how: Unpack[How]) -> Hits | list[Hits]:
-        """The k images nearest to one image (a path or Pillow image), or to each of several.
+        """The k images nearest to one image (a path or Pillow image), or to each of several: certified exact.
 
         Args:
-            how: see `How`.
+            how: see `How`; `exact=False` is for batches and very large indexes.
 
         Raises:
             ImageError: a query cannot be read.
@@ -234,7 +243,7 @@ class ImageIndex:
     @overload
     def within(self, images: Many, radius: int, **how: Unpack[How]) -> list[Hits]: ...
     def within(self, images: One | Many, radius: int, **how: Unpack[How]) -> Hits | list[Hits]:
-        """All images within Hamming distance `radius` of one image, or of each of several; see `query`."""
+        """All images within Hamming distance `radius` of one image, or of each of several: exact, as `query`."""
         return self._answer(images, self._searcher({"radius": radius}, how))
 
     def stream(
@@ -253,7 +262,7 @@ class ImageIndex:
         order = how.get("rerank")
         if order not in (None, "asymmetric"):
             raise ArgumentError(f"rerank is {order!r}: give 'asymmetric', or leave it out")
-        codes, exact = self._among(Wanted.of(how)), how.get("exact", False)
+        codes, exact = self._among(Wanted.of(how)), how.get("exact", True)
 
         def search(queries: Codes, outputs: Outputs | None) -> Answers:
             if outputs is not None:
@@ -354,7 +363,8 @@ class ImageIndex:
         The choice and its reason are stored; later builds keep it.
 
         Args:
-            recall: share of the 10 nearest, by distance, that must be found.
+            recall: share of the nearest, by distance, that must be found: of the 1, of the 10 and of the 100 nearest,
+                each surely (see `hashfaiss.indexes.tune`).
             memory: bytes that codes and FAISS index may take.
             notice: told of each trial.
 
@@ -387,15 +397,3 @@ class ImageIndex:
             if entry and entry["generation"] == self.store.manifest["generation"]:
                 sound = read_faiss(self.store) is not None
                 yield entry["file"], None if sound else "missing or altered; the next build writes it anew"
-
-
-def _check_manifest(store: CodeStore) -> None:
-    """IndexFolderError unless the manifest says what an index of images needs beside codes."""
-    encoder, index = store.manifest.get("encoder"), store.manifest.get("index")
-    named = isinstance(encoder, dict) and all(isinstance(encoder.get(key), str) for key in ("identity", "method"))
-    if not named or not isinstance(store.manifest.get("kind"), str):
-        raise IndexFolderError(f"{str(store.path)!r} holds codes, but not the encoder that made them: use CodeStore")
-    texts = ("file", "sha256", "kind")
-    sound = isinstance(index, dict) and all(isinstance(index.get(key), str) for key in texts)
-    if index is not None and not (sound and isinstance(index.get("generation"), int)):
-        raise CorruptIndexError(f"the manifest of {str(store.path)!r} is damaged in what it says of FAISS: restore it")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ from torch import Tensor
 
 from hashfaiss.errors import ModelError
 from hashfaiss.networks.backbone import Backbone
-from hashfaiss.networks.timm_backbones import TimmBackbone
+from hashfaiss.networks.timm_backbones import LITE0, PREFIX, TimmBackbone, describe
 from hashfaiss.networks.torchvision_models import alexnet, resnet
 
 LISTED_KEYS = 3
+FREE = ("apache-2.0", "mit", "bsd-3-clause", "cc-by-4.0")
 ADVICE = "give 'imagenet', 'none' or the path of a state dict in torchvision's names"
 TIMM_ADVICE = "give 'imagenet', 'none' or the path of a state dict in timm's names"
 
@@ -49,6 +51,24 @@ def load_weights(backbone: Backbone, weights: str) -> None:
     _refuse(weights, name, "has more than that:", [key for key in state if key not in own])
     _refuse(weights, name, "has other shapes for", [key for key in needed if state[key].shape != own[key].shape])
     backbone.body.load_state_dict({key: state.get(key, own[key]) for key in own})
+
+
+def published_weights(backbone: str, weights: str) -> dict[str, str]:
+    """Of weights that timm publishes: model and tag, timm's version, and their licence; nothing of others."""
+    if weights != "imagenet" or not (backbone == LITE0 or backbone.startswith(PREFIX)):
+        return {}
+    described = describe(backbone)
+    return {"model": described.name, "timm": version("timm"), "licence": described.licence}
+
+
+def licence_trouble(backbone: str, weights: str) -> str | None:
+    """A sentence where the licence of published weights forbids commercial use, or asks to be read first."""
+    licence = published_weights(backbone, weights).get("licence", FREE[0])
+    if licence in FREE:
+        return None
+    forbids = "-nc" in licence or "noncommercial" in licence
+    what = "which forbids commercial use" if forbids else "which is not a usual open licence: read it before you sell"
+    return f"the weights of {backbone} are under {licence!r}, {what}"
 
 
 def weights_identity(weights: str) -> str:

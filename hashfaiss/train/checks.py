@@ -24,6 +24,11 @@ def check_training_set(images: LabelledImages, settings: Settings) -> None:
     """
     kind = method_class(settings.method)
     counts = Counter(name for _, names in images for name in names)
+    if kind.about.supervision == "none":
+        held_out = split_validation([names for _, names in images], settings.validation, settings.seed)
+        assert issubclass(kind, Shallow)
+        kind.check_features(held_out.count(False), backbone_facts(settings.backbone).dim, settings.bits)
+        return
     if len(counts) < 2:
         raise LabelError(
             f"{len(images):,} images have {len(counts)} label ({', '.join(counts)}): give images of 2 classes or more"

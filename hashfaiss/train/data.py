@@ -10,8 +10,9 @@ import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from itertools import islice
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from hashfaiss.images.decoding import decode_image, read_bytes
 from hashfaiss.images.preprocessing import Preprocessing
 
 LabelledImages = Sequence[tuple[str, tuple[str, ...]]]
-Augment = Literal["none", "flip", "crop"]
+Augment = Literal["none", "flip", "crop", "photo", "randaugment"]
 
 MEMORY_BYTES = 4 << 30  # a decoded set beyond this lies in a temporary file
 DECODE_AHEAD = 1024
@@ -81,7 +82,7 @@ def load_training_data(
     Args:
         images: (path, label names) of each.
         preprocessing: resizes them.
-        augment: "crop" keeps a margin around the training images to crop from.
+        augment: what crops keeps a margin around the training images to crop from.
         validation: share of the images kept for validation, 0 for none.
         seed: of the split.
         on_decoded: told now and then how many more images are done.
@@ -93,7 +94,7 @@ def load_training_data(
     held_out = split_validation([names for _, names in images], validation, seed)
     parts = [[image for image, out in zip(images, held_out, strict=True) if out is part] for part in (False, True)]
     skipped: list[tuple[str, str]] = []
-    training = _decode(parts[0], classes, preprocessing, augment == "crop", skipped, on_decoded)
+    training = _decode(parts[0], classes, preprocessing, augment not in ("none", "flip"), skipped, on_decoded)
     held = _decode(parts[1], classes, preprocessing, False, skipped, on_decoded)
     if len(training) < 2:
         reason = f"; the first that cannot be read: {skipped[0][0]!r}, {skipped[0][1]}" if skipped else ""
@@ -108,8 +109,8 @@ def load_training_data(
 def split_validation(labels: Sequence[tuple[str, ...]], share: float, seed: int) -> list[bool]:
     """Draw the validation images: `share` of each class, and at least 2 of a class that gives any.
 
-    An image of several labels counts for the rarest of them. Two, because a validation image is a query for the others
-    of its class.
+    An image of several labels counts for the rarest of them; images without any are one class. Two, because a
+    validation image is a query for the others of its class.
 
     Raises:
         ArgumentError: `share` is not from 0 to below 1.
@@ -123,7 +124,7 @@ def split_validation(labels: Sequence[tuple[str, ...]], share: float, seed: int)
             frequency[name] = frequency.get(name, 0) + 1
     groups: dict[str, list[int]] = {}
     for row, names in enumerate(labels):
-        rarest = min(names, key=lambda name: (frequency[name], name))
+        rarest = min(names, key=lambda name: (frequency[name], name), default="")
         groups.setdefault(rarest, []).append(row)
     random = np.random.default_rng(seed)
     held_out = [False] * len(labels)
@@ -143,6 +144,9 @@ def split_validation(labels: Sequence[tuple[str, ...]], share: float, seed: int)
 def augment_batch(images: Tensor, kind: Augment, size: int, generator: torch.Generator) -> Tensor:
     """Flip half of the images left to right ("flip"), and also cut out a random square of `size` ("crop").
 
+    "photo" cuts out a part of 35 to 100 % of the image, flips, and varies its colours; "randaugment" also does two of
+    torchvision's RandAugment (Cubuk et al. 2020) to each. These draw from torch's global generator.
+
     Args:
         images: uint8 (n, 3, side, side); for "none" and "flip" side is `size`.
         generator: on the CPU, whatever the device of the images: a seed means the same everywhere.
@@ -152,6 +156,9 @@ def augment_batch(images: Tensor, kind: Augment, size: int, generator: torch.Gen
     """
     if kind == "none":
         return images
+    if kind in ("photo", "randaugment"):
+        varied = _varied(kind, size)
+        return torch.stack([varied(image) for image in images])
     n, _, side, _ = images.shape
     flipped = torch.rand(n, 1, generator=generator) < 0.5
     slack = side - size + 1
@@ -164,6 +171,16 @@ def augment_batch(images: Tensor, kind: Augment, size: int, generator: torch.Gen
     return images[image[:, None, None, None], channel[:, None, None], rows[:, None, :, None], columns[:, None, None]]
 
 
+@cache
+def _varied(kind: Augment, size: int) -> Callable[[Tensor], Tensor]:
+    from torchvision.transforms import v2  # takes seconds to import, and only these need it
+
+    steps: list[Any] = [v2.RandomResizedCrop(size, scale=(0.35, 1), antialias=True), v2.RandomHorizontalFlip()]
+    if kind == "randaugment":
+        steps.append(v2.RandAugment(2, 9))
+    return v2.Compose([*steps, v2.ColorJitter(0.2, 0.2, 0.2)])  # type: ignore[no-any-return]
+
+
 def _decode(
     images: LabelledImages,
     classes: list[str],
@@ -173,7 +190,7 @@ def _decode(
     on_decoded: Callable[[int], None],
 ) -> ImageSet:
     side = preprocessing.margin_size if margin else preprocessing.size
-    pixels = _empty((len(images), 3, side, side))
+    pixels = empty((len(images), 3, side, side), torch.uint8)
     names: list[tuple[str, ...]] = []
     digests: list[bytes] = []
 
@@ -216,11 +233,11 @@ def _digest(pixels: Tensor) -> str:
     return found.hexdigest()
 
 
-def _empty(shape: tuple[int, ...]) -> Tensor:
-    """A uint8 tensor in memory, or beyond MEMORY_BYTES in a temporary file that vanishes with it."""
-    size = math.prod(shape)
+def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """A tensor in memory, or beyond MEMORY_BYTES in a temporary file that vanishes with it."""
+    size = math.prod(shape) * dtype.itemsize
     if size <= MEMORY_BYTES:
-        return torch.empty(shape, dtype=torch.uint8)
+        return torch.empty(shape, dtype=dtype)
     with tempfile.TemporaryFile() as file:
         try:
             file.truncate(size)
@@ -228,7 +245,8 @@ def _empty(shape: tuple[int, ...]) -> Tensor:
                 os.posix_fallocate(file.fileno(), 0, size)
         except OSError as error:
             raise TrainingError(
-                f"the decoded images take {size / 2**30:.1f} GiB in {tempfile.gettempdir()!r} ({error.strerror}): "
+                f"images or features take {size / 2**30:.1f} GiB in {tempfile.gettempdir()!r} ({error.strerror}): "
                 "set TMPDIR to a folder with room, or train at a smaller size"
             ) from None
-        return torch.from_numpy(np.memmap(file, dtype=np.uint8, mode="r+", shape=shape))
+        mapped = torch.from_numpy(np.memmap(file, dtype=np.uint8, mode="r+", shape=(size,)))
+        return mapped.view(dtype).view(shape)

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from hashfaiss.networks.hashing import Attention
     from hashfaiss.train.data import Augment
 
-Optimiser = Literal["rmsprop", "sgd", "adam"]
+Optimiser = Literal["rmsprop", "sgd", "adam", "adamw"]
+Schedule = Literal["steps", "cosine", "one-cycle"]
 Select = Literal["validation", "on-queries"]
 Path = str | os.PathLike[str]
 
@@ -54,12 +55,16 @@ class TrainOptions:
         size: side in pixels of what the network sees; None is the backbone's own.
         fit: "crop" or "stretch", see `Preprocessing`.
         epochs, batch: times through the images, and images a step.
+        freeze: train what stands behind the backbone alone, for `epochs`, on features that are computed once.
+        finetune: epochs of the whole network after those.
+        minutes: for the whole training; decides `finetune` with `freeze`, else `epochs`, from measured images a second.
+        schedule: see `phases.rate_factor`.
         optimiser, learning_rate, momentum, nesterov, weight_decay: momentum and nesterov are of "sgd".
         backbone_rate: the backbone's learning rate as a multiple of the hash layer's.
         lr_step: epochs after which the learning rate is multiplied by `lr_factor`; None is the recipe's, which follows
             `epochs` where that differs from the recipe's.
         method_options: arguments of the method's class; those left out are the recipe's, then the class's.
-        augment: "none", "flip", or "crop" (flip and random crop).
+        augment: see `data.augment_batch`.
         select: the best epoch by "validation" on a share of the training images, or "on-queries" as the popular code
             does, which looks at the test set.
         validation: that share, 0 for none; None is 0.1, or 0 with "on-queries".
@@ -75,8 +80,12 @@ class TrainOptions:
     labels: Path | None = None
     method: str = setting("See `hashfaiss methods`.", "dhida")
     bits: int = setting("Bits of a code, 1 to 1024.", 64)
-    backbone: str | None = setting("resnet18, alexnet or resnet-small.", common="resnet18")
-    weights: Path = setting("imagenet (a download, the default), none, or a torchvision state dict.", "imagenet")
+    backbone: str | None = setting(
+        "resnet18, alexnet, resnet-small, efficientnet-lite0, or timm/NAME for any of timm's.", common="resnet18"
+    )
+    weights: Path = setting(
+        "imagenet (the default: a download, but for efficientnet-lite0), none, or the file of a state dict.", "imagenet"
+    )
     network: str | None = setting("hash (one backbone) or dual-stream (DATH's).", common="hash")
     attention: Attention | None = setting("Of the network hash: ida, danet or none.", common="none")
     stat_axis: StatAxis = setting("Of ida: cross (the default), or softmax (the paper's letter; inert).", "cross")
@@ -87,10 +96,20 @@ class TrainOptions:
     )
     size: int | None = setting("Input side in pixels; default: the backbone's.")
     fit: Fit | None = setting("crop (keeps the aspect ratio) or stretch.", common="crop")
-    augment: Augment | None = setting("none, flip, or crop (flip and random crop).", common="none")
+    augment: Augment | None = setting(
+        "none, flip, crop (flip and random crop), photo (resized crop, flip, colours) or randaugment.", common="none"
+    )
     epochs: int | None = setting("Times through the training images.", common=150, least=1)
+    freeze: bool | None = setting(
+        "Train the hash layer, and attention where asked, on features computed once.", common=False
+    )
+    finetune: int | None = setting("With --freeze: epochs of the whole network after those.", common=0, least=0)
+    minutes: float | None = setting(
+        "In place of the last --epochs or --finetune: as many as fit into this, told beforehand.", least=0.0, above=True
+    )
     batch: int | None = setting("Images a step.", common=128, least=2)
-    optimiser: Optimiser | None = setting("rmsprop, sgd or adam.", common="rmsprop")
+    optimiser: Optimiser | None = setting("rmsprop, sgd, adam or adamw.", common="rmsprop")
+    schedule: Schedule | None = setting("Of the learning rate: steps, cosine or one-cycle.", common="steps")
     learning_rate: float | None = setting("Of the hash layer; see --backbone-rate.", common=1e-5, least=0.0, above=True)
     backbone_rate: float | None = setting("The backbone's, as a multiple of that.", common=1.0, least=0.0)
     lr_step: int | None = setting("Epochs between drops of the learning rate.", common=50, least=1)

@@ -12,6 +12,7 @@ from typing import Any
 from hashfaiss.datasets.layouts import read_dataset, split_dataset
 from hashfaiss.datasets.protocols import Split, leak_sentence
 from hashfaiss.errors import ArgumentError
+from hashfaiss.train.defaults import defaults_for_people
 from hashfaiss.train.options import TrainOptions
 from hashfaiss.train.recipes import Recipe, load_recipe, with_changes
 from hashfaiss.train.records import training_folder
@@ -42,11 +43,14 @@ def prepare_training(
         ArgumentError: neither folder nor data, a data set without a recipe, or an option that is not `name=value`.
         TrainingError, LabelError: the data set is not as it is published.
     """
-    base = Recipe("") if recipe is None else load_recipe(recipe)
+    if recipe is None:
+        base = Recipe("", defaults_for_people(images, settings) if images is not None else {})
+    else:
+        base = load_recipe(recipe)
     unknown = sorted(set(base.settings) - {item.name for item in dataclasses.fields(TrainOptions)})
     if unknown:
         raise ArgumentError(f"the recipe {base.name!r} sets {unknown[0]!r}: there is no such setting of a training")
-    if settings.get("method", base.settings.get("method")) != base.settings.get("method") and recipe is not None:
+    if recipe is not None and settings.get("method", base.settings["method"]) != base.settings["method"]:
         raise ArgumentError(
             f"the recipe {base.name!r} trains {base.settings['method']!r}, and method={settings['method']!r} was asked "
             "for: leave one of them out"

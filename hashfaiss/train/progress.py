@@ -21,7 +21,7 @@ class Progress:
         loss: mean over the epoch so far, or None while reading.
         images_per_second: trained on in this epoch.
         seconds_left: to the end of the training, or None while unknown.
-        validation_map: of the epoch that is over, or None.
+        validation_score: of the epoch that is over, or None.
     """
 
     epoch: int
@@ -31,7 +31,7 @@ class Progress:
     loss: float | None = None
     images_per_second: float = 0.0
     seconds_left: float | None = None
-    validation_map: float | None = None
+    validation_score: float | None = None
 
 
 class Clock:
@@ -46,8 +46,22 @@ class Clock:
         self.epochs, self.callback = epochs, callback
         self.epoch = finished
         self.trained = 0
-        self.validation_map: float | None = None
+        self.validation_score: float | None = None
         self.started = self.told = time.monotonic()
+        self.last_phase = True  # before it, none can say how long the training takes
+
+    def start_phase(self) -> None:
+        """Epochs take another time from now on."""
+        self.started, self.trained = time.monotonic(), 0
+
+    def start_features(self, images: int) -> None:
+        """Before the first epoch, so many images go through the network once."""
+        self.read, self.to_read = 0, images
+
+    def features(self, images: int) -> None:
+        """`images` more did."""
+        self.read += images
+        self.callback(Progress(0, self.epochs, self.read, self.to_read))
 
     def start_epoch(self, epoch: int, images: int) -> None:
         """The next `images` images belong to `epoch`."""
@@ -69,16 +83,18 @@ class Clock:
         """Take the time of the images so far; on a GPU, after something has waited for them."""
         self.images_per_second = self.done / max(time.monotonic() - self.epoch_started, 1e-9)
 
-    def finish_epoch(self, loss: float, validation_map: float | None) -> None:
-        """The epoch is over and on disk; `validation_map` is None where it was not measured."""
-        self.validation_map = validation_map
+    def finish_epoch(self, loss: float, validation_score: float | None) -> None:
+        """The epoch is over and on disk; `validation_score` is None where it was not measured."""
+        self.validation_score = validation_score
         self._tell(loss)
-        self.validation_map = None
+        self.validation_score = None
 
     def _tell(self, loss: float) -> None:
-        # The pace is that of the whole sitting, so that it includes validations.
+        # The pace is that of the phase in this sitting, so that it includes validations.
         pace = (time.monotonic() - self.started) / max(self.trained, 1)
-        seconds_left = ((self.epochs - self.epoch + 1) * self.images - self.done) * pace
+        seconds_left = (
+            None if not self.last_phase else ((self.epochs - self.epoch + 1) * self.images - self.done) * pace
+        )
         self.callback(
             Progress(
                 self.epoch,
@@ -88,6 +104,6 @@ class Clock:
                 loss,
                 self.images_per_second,
                 seconds_left,
-                self.validation_map,
+                self.validation_score,
             )
         )

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from hashfaiss.errors import TrainingError
 from hashfaiss.files import write_atomic
+from hashfaiss.networks.weights import published_weights
 from hashfaiss.train.data import TrainingData
 from hashfaiss.train.settings import Settings
 
@@ -27,8 +28,7 @@ class Epoch:
     Attributes:
         epoch: from 1.
         loss: mean over the epoch's images.
-        validation_map: tie-aware mAP from 0 to 1 that epochs are chosen by (see `Selection.score`), or None where not
-            measured.
+        validation_score: from 0 to 1, what epochs are chosen by (see `Selection.score`), or None where not measured.
         learning_rate: during the epoch.
         images_per_second: through training, without validation.
         seconds: since the start of the training, in all its sittings.
@@ -36,7 +36,7 @@ class Epoch:
 
     epoch: int
     loss: float
-    validation_map: float | None
+    validation_score: float | None
     learning_rate: float
     images_per_second: float
     seconds: float
@@ -49,7 +49,8 @@ class TrainResult:
     Attributes:
         out: the model file: the epoch with the best validation mAP, or the last one where there was no validation.
         folder: metrics.csv, loss.png and state.pt.
-        best_epoch, validation_map: that epoch, and its mAP or None.
+        best_epoch, validation_score: that epoch, and its score or None.
+        measure: what the score is, as `Selection.measure` has it.
         seconds: in all sittings.
         images, validation_images: trained on, and held out.
         skipped: (path, reason) of images that could not be read.
@@ -59,7 +60,8 @@ class TrainResult:
     out: Path
     folder: Path
     best_epoch: int
-    validation_map: float | None
+    validation_score: float | None
+    measure: str
     seconds: float
     images: int
     validation_images: int
@@ -68,18 +70,19 @@ class TrainResult:
 
 
 def training_facts(
-    settings: Settings, data: TrainingData, best_epoch: int, validation_map: float | None, loss: float, seconds: float
+    settings: Settings, data: TrainingData, best_epoch: int, validation_score: float | None, loss: float, seconds: float
 ) -> dict[str, Any]:
     """What a model file tells of its training: settings, data and results."""
     return {
         **asdict(settings),
+        "published_weights": published_weights(settings.backbone, settings.weights),
         "training_images": len(data.training),
         "validation_images": len(data.validation),
         "skipped_images": len(data.skipped),
         "data": data.fingerprint,
         "torch": str(torch.__version__),
         "best_epoch": best_epoch,
-        "validation_map": validation_map,
+        "validation_score": validation_score,
         "loss": loss,
         "seconds": seconds,
     }
@@ -106,11 +109,11 @@ def draw_curves(folder: Path, history: Sequence[Epoch]) -> None:
     loss_axis.plot([row.epoch for row in history], [row.loss for row in history], "o-", markersize=3, color="C0")
     loss_axis.set_xlabel("epoch")
     loss_axis.set_ylabel("training loss", color="C0")
-    measured = [(row.epoch, row.validation_map) for row in history if row.validation_map is not None]
+    measured = [(row.epoch, row.validation_score) for row in history if row.validation_score is not None]
     if measured:
         map_axis = loss_axis.twinx()
         map_axis.plot(*zip(*measured, strict=True), "s-", markersize=3, color="C1")
-        map_axis.set_ylabel("validation mAP", color="C1")
+        map_axis.set_ylabel("validation score", color="C1")
     image = io.BytesIO()
     figure.savefig(image, format="png", dpi=120)
     write_atomic(folder / "loss.png", image.getvalue())

@@ -22,14 +22,15 @@ from hashfaiss.networks.dual_stream import Streams
 from hashfaiss.networks.hashing import Attention
 from hashfaiss.train.data import Augment
 from hashfaiss.train.methods import Method, Shallow, SteppingMethod, build_method, method_class, method_defaults
-from hashfaiss.train.options import COMMON, Optimiser, Select, TrainOptions
+from hashfaiss.train.options import COMMON, Optimiser, Schedule, Select, TrainOptions
 from hashfaiss.train.recipes import method_settings, with_changes
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # Settings that mean nothing to a method that is fitted, or that takes its own steps.
-OPTIMISER_ONLY = {"optimiser", "momentum", "nesterov", "weight_decay", "backbone_rate"}
+OPTIMISER_ONLY = {"optimiser", "momentum", "nesterov", "weight_decay", "backbone_rate", "freeze", "finetune"}
 TRAINED_ONLY = OPTIMISER_ONLY | {
     *("network", "attention", "streams", "epochs", "learning_rate", "lr_step", "lr_factor", "batch", "evaluate_every"),
+    *("minutes", "schedule"),
 }
 CHOICES: dict[str, Any] = {
     "attention": Attention,
@@ -38,6 +39,7 @@ CHOICES: dict[str, Any] = {
     "pre_conv": PreConvolution,
     "augment": Augment,
     "optimiser": Optimiser,
+    "schedule": Schedule,
     "select": Select,
 }
 
@@ -62,7 +64,11 @@ class Settings:
     size: int | None
     fit: Fit
     epochs: int
+    freeze: bool
+    finetune: int
+    minutes: float | None
     optimiser: Optimiser
+    schedule: Schedule
     learning_rate: float
     momentum: float
     nesterov: bool
@@ -116,6 +122,9 @@ def settle(options: TrainOptions) -> Settings:
     given = {item.name: getattr(options, item.name) for item in dataclasses.fields(options)}
     recipe = {**COMMON, **method_settings(options.method)}
     _check_idle(options, kind, recipe["network"])
+    decided = "finetune" if options.freeze else "epochs"
+    if options.minutes is not None and getattr(options, decided) is not None:
+        raise ArgumentError(f"minutes decide {decided}, and both were given: leave one of them out")
     chosen = with_changes(recipe, {name: given[name] for name in COMMON if given[name] is not None})
     values = {**given, **{name: chosen[name] for name in COMMON}}
     if issubclass(kind, Shallow):
@@ -185,8 +194,13 @@ def _check(values: Mapping[str, Any]) -> None:
             raise ArgumentError(f"{name} is {values[name]!r}: give a path")
     if not isinstance(values["method_options"], dict):
         raise ArgumentError(f"method_options is {values['method_options']!r}: give names and values")
-    if not isinstance(values["nesterov"], bool):
-        raise ArgumentError(f"nesterov is {values['nesterov']!r}: give true or false")
+    for name in ("nesterov", "freeze"):
+        if not isinstance(values[name], bool):
+            raise ArgumentError(f"{name} is {values[name]!r}: give true or false")
+    if values["freeze"] and values["network"] != "hash":
+        raise ArgumentError(f"freeze is for the network 'hash', and this is {values['network']!r}: leave it out")
+    if values["finetune"] and not values["freeze"]:
+        raise ArgumentError(f"finetune is {values['finetune']} without freeze: give epochs, or freeze too")
     shallow = issubclass(method_class(values["method"]), Shallow)
     backbone_facts(values["backbone"])
     choices = {name: get_args(choice) for name, choice in CHOICES.items()} | {

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from hashfaiss.encoding.encoder import Encoder
-from hashfaiss.errors import TrainingError
 from hashfaiss.networks.backbone import Backbone
 from hashfaiss.networks.backbones import build_backbone
 from hashfaiss.networks.features import FeatureHash
 from hashfaiss.networks.weights import load_weights
 from hashfaiss.train.data import TrainingData
+from hashfaiss.train.frozen import frozen_features
 from hashfaiss.train.methods import Shallow, build_method
-from hashfaiss.train.methods.method import sign
+from hashfaiss.train.methods.method import BLOCK, sign
 from hashfaiss.train.progress import Clock, Progress
 from hashfaiss.train.records import Epoch, TrainResult, draw_curves, training_facts, write_metrics
 from hashfaiss.train.selection import Selection
@@ -32,8 +32,7 @@ def fit_shallow(settings: Settings, data: TrainingData, folder: Path, tell: Call
     of the settings' seed.
 
     Args:
-        settings: of a shallow method; `batch` images go through the backbone at a time, always in float32, because the
-            encoder takes it so.
+        settings: of a shallow method; features are always float32, because the encoder takes them so.
         data: decoded without a margin for augmentation.
         folder: of the training; an older training's state there is given up.
         tell: called as images go through the backbone: one epoch, with loss 0 until the method is solved.
@@ -50,14 +49,19 @@ def fit_shallow(settings: Settings, data: TrainingData, folder: Path, tell: Call
     """
     started = time.monotonic()
     method: Any = build_method(settings.method, data.training.labels, settings.bits, settings.method_options)
-    backbone = build_backbone(settings.backbone)
-    load_weights(backbone, settings.weights)
     clock = Clock(1, 0, tell)
     clock.start_epoch(1, len(data.training))
-    features = _features(settings, backbone, data.training.images, clock)
+    zero = torch.zeros(())
+    backbone = fixed_backbone(settings.backbone, settings.weights, torch.device(settings.device))
+    features = frozen_features(
+        backbone,
+        data.training.images,
+        settings.preprocessing,
+        torch.device(settings.device),
+        on_done=lambda more: clock.tick(more, zero),
+    )
     clock.stop()
-    network, arguments = _solve(settings, method, backbone, features)
-    loss = _quantisation_error(network, features, settings.batch)
+    network, arguments = solve(method, backbone, settings.backbone, features, settings.seed)
     encoder = Encoder(
         network,
         "features",
@@ -67,7 +71,15 @@ def fit_shallow(settings: Settings, data: TrainingData, folder: Path, tell: Call
         data.classes,
         device=settings.device,
     )
-    score = Selection(settings, data).score(encoder)
+    return _left(settings, data, folder, encoder, quantisation_error(network, features), started, clock)
+
+
+def _left(
+    settings: Settings, data: TrainingData, folder: Path, encoder: Encoder, loss: float, started: float, clock: Clock
+) -> TrainResult:
+    """Measure the fitted encoder, and write all that a training leaves."""
+    selection = Selection(settings, data)
+    score = selection.score(encoder)
     seconds = time.monotonic() - started
     encoder.facts = training_facts(settings, data, 1, score, loss, seconds)
     encoder.save(settings.out)
@@ -80,7 +92,8 @@ def fit_shallow(settings: Settings, data: TrainingData, folder: Path, tell: Call
         out=Path(settings.out),
         folder=folder,
         best_epoch=1,
-        validation_map=score,
+        validation_score=score,
+        measure=selection.measure,
         seconds=seconds,
         images=len(data.training),
         validation_images=len(data.validation),
@@ -89,42 +102,31 @@ def fit_shallow(settings: Settings, data: TrainingData, folder: Path, tell: Call
     )
 
 
-def _features(settings: Settings, backbone: Backbone, images: Tensor, clock: Clock) -> Tensor:
-    """The backbone's vectors (n, dim), float32 on the CPU, of resized images uint8 (n, 3, size, size)."""
-    device = torch.device(settings.device)
-    backbone.to(device).to(memory_format=torch.channels_last).eval()
-    features = torch.empty(len(images), backbone.facts.dim)
-    loss = torch.zeros(())
-    done = 0
-    with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
-        for batch in torch.split(images, settings.batch):
-            inputs = settings.preprocessing.normalise(batch.to(device))
-            vectors = backbone(inputs.contiguous(memory_format=torch.channels_last))
-            features[done : done + len(batch)] = vectors.cpu()
-            done += len(batch)
-            clock.tick(len(batch), loss)
-    if not features.isfinite().all():
-        raise TrainingError(f"features of {settings.backbone} are not finite: its weights are broken, take others")
-    return features
+def fixed_backbone(name: str, weights: str, device: torch.device) -> Backbone:
+    """A backbone with pretrained weights that stays as it is, on `device`; ModelError where they cannot be had."""
+    backbone = build_backbone(name)
+    load_weights(backbone, weights)
+    return backbone.requires_grad_(False).to(device).to(memory_format=torch.channels_last).eval()
 
 
-def _solve(
-    settings: Settings, method: Shallow, backbone: Backbone, features: Tensor
+def solve(
+    method: Shallow, backbone: Backbone, backbone_name: str, features: Tensor, seed: int
 ) -> tuple[FeatureHash, dict[str, Any]]:
-    """The fitted network, and the arguments it is built with."""
-    tensors = method.fit(features, torch.Generator().manual_seed(settings.seed))
-    arguments: dict[str, Any] = {"backbone": settings.backbone, "bits": settings.bits, "kind": "linear"}
+    """The network fitted to features (n, dim) of `backbone`, and the arguments it is built with."""
+    tensors = method.fit(features, torch.Generator().manual_seed(seed))
+    arguments: dict[str, Any] = {"backbone": backbone_name, "bits": method.bits, "kind": "linear"}
     if "anchors" in tensors:
         arguments.update(kind="kernel", anchors=len(tensors["anchors"]))
     network = FeatureHash(**arguments)
     network.fill(tensors)
-    network.backbone = backbone.requires_grad_(False)
+    network.backbone = backbone
     return network, arguments
 
 
-def _quantisation_error(network: FeatureHash, features: Tensor, batch: int) -> float:
+def quantisation_error(network: FeatureHash, features: Tensor) -> float:
+    """Mean of (sign(u) - u)² over bits and images."""
     total = 0.0
-    for part in torch.split(features, batch):
+    for part in torch.split(features, BLOCK):
         outputs = network.hash_features(part).double()
         total += float((sign(outputs) - outputs).square().mean()) * len(part)
     return total / len(features)

@@ -9,7 +9,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,15 @@ from hashfaiss.encoding.learned import LearnedCodes
 from hashfaiss.errors import ArgumentError, DivergedError, ModelError, TrainingError
 from hashfaiss.images.labels import labelled_images
 from hashfaiss.networks import NETWORKS
-from hashfaiss.networks.weights import load_weights, weights_identity
+from hashfaiss.networks.weights import licence_trouble, load_weights, weights_identity
+from hashfaiss.train.budget import fit_into_minutes
 from hashfaiss.train.checks import check_training_set
 from hashfaiss.train.data import TrainingData, augment_batch, load_training_data
+from hashfaiss.train.frozen import Frozen, freeze
 from hashfaiss.train.methods import Method, Shallow, SteppingMethod, build_method, method_class
 from hashfaiss.train.optimisers import build_optimiser
 from hashfaiss.train.options import TrainOptions
+from hashfaiss.train.phases import Phase, phases_of, rate_factor
 from hashfaiss.train.progress import Clock, Progress
 from hashfaiss.train.records import (
     Epoch,
@@ -51,7 +54,10 @@ FREE_SETTINGS = ("images", "labels", "queries", "database", "out", "device")
 
 
 def train(
-    options: TrainOptions, resume: bool = False, progress: Callable[[Progress], None] | None = None
+    options: TrainOptions,
+    resume: bool = False,
+    progress: Callable[[Progress], None] | None = None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> TrainResult:
     """Train a network and write its model file.
 
@@ -63,6 +69,7 @@ def train(
         resume: continue from the state beside `options.out`, where there is one. Without it, start over; what is
             unfinished there must be deleted first.
         progress: called about ten times a second.
+        say: told in a sentence what was decided: how many epochs fit into `minutes`.
 
     Raises:
         ArgumentError: a setting outside what it may be.
@@ -72,8 +79,11 @@ def train(
             a loss that is not a number.
         KeyboardInterrupt: passed on; the last finished epoch can be continued from.
     """
+    started = time.monotonic()
     settings = settle(options)
     tell = progress or (lambda _: None)
+    if trouble := licence_trouble(settings.backbone, settings.weights):
+        say(trouble)
     folder = _prepare(Path(settings.out))
     state = None
     if resume:
@@ -97,19 +107,37 @@ def train(
             for backbone in network.backbones:
                 load_weights(backbone, settings.weights)
         data = _read_images(settings, tell)
+        network = network.to(device).to(memory_format=torch.channels_last)  # a tenth faster on CPUs; for tensor cores
+        if settings.minutes is not None:
+            settings = _decided(settings, state, network, data, time.monotonic() - started, say)
         run = _Run(settings, network, data, folder)
         if state is not None:
             run.restore(state)
-        clock = Clock(settings.epochs, len(run.history), tell)
+        clock = Clock(settings.epochs + settings.finetune, len(run.history), tell)
         with _writing(folder):
             if state is None:  # an older training is given up only now that nothing stands in the way
                 (folder / "state.pt").unlink(missing_ok=True)
             try:
-                for epoch in range(len(run.history) + 1, settings.epochs + 1):
+                for epoch in range(len(run.history) + 1, run.phases[-1].last + 1):
                     run.epoch(epoch, clock)
             finally:
                 draw_curves(folder, run.history)
     return run.result()
+
+
+def _decided(
+    settings: Settings,
+    state: dict[str, Any] | None,
+    network: Any,
+    data: TrainingData,
+    spent: float,
+    say: Callable[[str], None],
+) -> Settings:
+    """Settings whose epochs are those that fit into their minutes; of a training that goes on, those it began with."""
+    if state is None:
+        return fit_into_minutes(settings, network, data, spent, say)
+    begun = state["settings"]
+    return replace(settings, epochs=begun.get("epochs", settings.epochs), finetune=begun.get("finetune", 0))
 
 
 def _prepare(out: Path) -> Path:
@@ -134,7 +162,8 @@ def _writing(folder: Path) -> Iterator[None]:
 
 
 def _read_images(settings: Settings, tell: Callable[[Progress], None]) -> TrainingData:
-    images = labelled_images(settings.images, settings.labels)
+    needed = method_class(settings.method).about.supervision != "none"
+    images = labelled_images(settings.images, settings.labels, needed)
     check_training_set(images, settings)
     done = 0
 
@@ -155,14 +184,14 @@ class _Run:
         self.settings, self.data, self.folder = settings, data, folder
         self.preprocessing = settings.preprocessing
         self.device = torch.device(settings.device)
-        # channels_last is a tenth faster on CPUs, and what tensor cores want
-        self.network = network.to(self.device).to(memory_format=torch.channels_last)
+        self.network = network
+        self.phases = phases_of(settings)
         images = data.training.images
         method = build_method(settings.method, data.training.labels, settings.bits, settings.method_options)
         self.method: Method = method.to(self.device)  # type: ignore[union-attr]
-        self.optimiser = build_optimiser(settings, self.network, self.method)
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.precision == "float16")
         self.images = images.to(self.device) if self._fits(images) else images
+        self.frozen: Frozen | None = None
+        self._enter(self.phases[0])
         self.selection = Selection(settings, data)
         self.identity = _identity(settings, data)
         self.history: list[Epoch] = []
@@ -171,37 +200,53 @@ class _Run:
         self.seconds_before = 0.0
         self.started = time.monotonic()
 
+    def _enter(self, phase: Phase) -> None:
+        """Begin a phase: its parameters, optimiser and scaler; of the head's, features are computed when needed."""
+        self.phase = phase
+        self.frozen = None
+        self.optimiser = build_optimiser(self.settings, self.network, self.method, phase)
+        half = self.settings.precision == "float16" and phase.kind == "whole"
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=half)
+
+    def _phase(self, epoch: int) -> Phase:
+        return next(phase for phase in self.phases if epoch <= phase.last)
+
     def epoch(self, number: int, clock: Clock) -> None:
         """Train for one epoch, validate, and put everything on disk."""
+        if self._phase(number) != self.phase:
+            self._enter(self._phase(number))
+        if number == self.phase.first:
+            clock.start_phase()
+        clock.last_phase = self.phase == self.phases[-1]
+        if self.phase.kind == "head" and self.frozen is None:
+            self.frozen = freeze(self.network, self.data, self.settings, clock)
         # Seeded by its number, an epoch draws the same whether or not it is the first of a sitting.
         seed = int(np.random.SeedSequence((self.settings.seed, number)).generate_state(1, np.uint64)[0])
         torch.manual_seed(seed)
         generator = torch.Generator().manual_seed(seed)
-        learning_rate = self._learning_rate(number)
-        for group in self.optimiser.param_groups:
-            group["lr"] = learning_rate * group["rate"]
-        self.network.train()
-        self.method.train()
+        learning_rate = self._learning_rate(number, 0)
+        self._train_mode()
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         chosen = self.method.start_epoch(number, generator)
         chosen = torch.arange(len(self.images)) if chosen is None else chosen.cpu()
         clock.start_epoch(number, len(chosen))
         for indices in _batches(chosen, self.settings.batch, generator):
-            total += self._step(indices, generator, learning_rate) * len(indices)
+            rate = self._learning_rate(number, clock.done / len(chosen))
+            total += self._step(indices, generator, rate) * len(indices)
             clock.tick(len(indices), total)
         loss = float(total) / len(chosen)  # waits for the device
         clock.stop()
         self.method.end_epoch(number)
         self._check_finite(number, loss)
-        validation_map = None
-        if number % self.settings.evaluate_every == 0 or number == self.settings.epochs:
-            validation_map = self._validate(number, loss)
+        validation_score = None
+        if number % self.settings.evaluate_every == 0 or number == self.phase.last:
+            validation_score = self._validate(number, loss)
         self.history.append(
-            Epoch(number, loss, validation_map, learning_rate, clock.images_per_second, self._seconds())
+            Epoch(number, loss, validation_score, learning_rate, clock.images_per_second, self._seconds())
         )
         write_metrics(self.folder, self.history)
         write_state(self.folder, self._state())
-        clock.finish_epoch(loss, validation_map)
+        clock.finish_epoch(loss, validation_score)
 
     def restore(self, state: dict[str, Any]) -> None:
         """Continue from a state.
@@ -219,6 +264,8 @@ class _Run:
                 f"{str(self.settings.out)!r}, the best epoch so far, is gone: "
                 f"delete the folder {str(self.folder)!r} to start over"
             )
+        if state["history"]:
+            self._enter(self._phase(len(state["history"])))
         self.network.load_state_dict(state["network"])
         self.method.load_state_dict(state["method"])
         self.optimiser.load_state_dict(state["optimiser"])
@@ -233,7 +280,8 @@ class _Run:
             out=Path(self.settings.out),
             folder=self.folder,
             best_epoch=self.best_epoch,
-            validation_map=self.best_map,
+            validation_score=self.best_map,
+            measure=self.selection.measure,
             seconds=self._seconds(),
             images=len(self.data.training),
             validation_images=len(self.data.validation),
@@ -243,6 +291,11 @@ class _Run:
 
     def _step(self, indices: Tensor, generator: torch.Generator, learning_rate: float) -> Tensor:
         """One batch; indices (n,) into the training images, on the CPU. Returns its loss, detached."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate * group["rate"]
+        if self.frozen is not None:
+            outputs = self.network.head(self.frozen.training[indices].to(self.device))
+            return self._learn(outputs, indices.to(self.device))
         batch = self.images[indices.to(self.images.device)].to(self.device)
         batch = augment_batch(batch, self.settings.augment, self.preprocessing.size, generator)
         inputs = self.preprocessing.normalise(batch).contiguous(memory_format=torch.channels_last)
@@ -252,15 +305,26 @@ class _Run:
         precision = PRECISIONS[self.settings.precision]
         with torch.autocast(self.device.type, precision, enabled=precision != torch.float32):
             outputs = self.network(inputs)
-        loss: Tensor = self.method(outputs.float(), indices)
+        return self._learn(outputs.float(), indices)
+
+    def _learn(self, outputs: Tensor, indices: Tensor) -> Tensor:
+        loss: Tensor = self.method(outputs, indices)
         self.optimiser.zero_grad()
         torch.autograd.backward(self.scaler.scale(loss))
         self.scaler.step(self.optimiser)
         self.scaler.update()
         return loss.detach()
 
-    def _learning_rate(self, epoch: int) -> float:
-        return self.settings.learning_rate * self.settings.lr_factor ** ((epoch - 1) // self.settings.lr_step)
+    def _learning_rate(self, epoch: int, share: float) -> float:
+        return self.settings.learning_rate * rate_factor(self.settings, self.phase, epoch, share)
+
+    def _train_mode(self) -> None:
+        """What is trained is in training mode: the head alone, or all."""
+        self.method.train()
+        self.network.train(self.phase.kind == "whole")
+        if self.phase.kind == "head":
+            self.network.attention.train()
+            self.network.hash_layer.train()
 
     def _validate(self, epoch: int, loss: float) -> float | None:
         """Write the model if it is the best so far. Returns the mAP it is chosen by, or None where there is none."""
@@ -279,7 +343,8 @@ class _Run:
             learned=learned,
         )
         try:
-            score = self.selection.score(encoder) if self.method.ready else None
+            held_out = self.frozen.held_out_codes(self.network, self.device) if self.frozen else None
+            score = self.selection.score(encoder, held_out) if self.method.ready else None
         except ModelError:  # finite weights, of such a size that their outputs are not
             raise self._diverged(epoch) from None
         if score is None or self.best_map is None or score > self.best_map:
@@ -295,7 +360,7 @@ class _Run:
 
     def _diverged(self, epoch: int) -> DivergedError:
         return DivergedError(
-            f"the loss is no number any more in epoch {epoch} (learning rate {self._learning_rate(epoch):g}, "
+            f"the loss is no number any more in epoch {epoch} (learning rate {self._learning_rate(epoch, 0):g}, "
             f"{self.settings.precision}): lower the learning rate, or train in float32"
         )
 

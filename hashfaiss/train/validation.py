@@ -8,7 +8,7 @@ import torch
 from hashfaiss.codes import Codes
 from hashfaiss.encoding.encoder import Encoder
 from hashfaiss.evaluation.metrics import average_precision
-from hashfaiss.evaluation.ranking import Database
+from hashfaiss.evaluation.ranking import Database, Labels
 from hashfaiss.train.data import ImageSet
 
 
@@ -18,15 +18,12 @@ def encode_set(encoder: Encoder, images: ImageSet, batch: int) -> Codes:
     return np.concatenate([encoder.no_codes(), *(encoder.encode_resized(part) for part in batches)])
 
 
-def leave_one_out_map(encoder: Encoder, held_out: ImageSet, batch: int) -> float:
-    """Tie-aware mAP from 0 to 1 of the held-out images, each a query for all the others.
+def leave_one_out_map(codes: Codes, bits: int, names: Labels) -> float:
+    """Tie-aware mAP from 0 to 1 of held-out images, each a query for all the others.
 
     Args:
-        encoder: its preprocessing is that of the decoded images.
-        held_out: 2 images or more.
-        batch: images encoded at a time.
+        codes: uint8 (n, ceil(bits/8)), of 2 images or more.
+        names: the label names of each.
     """
-    codes = encode_set(encoder, held_out, batch)
-    database = Database(codes, encoder.bits, held_out.names)
-    counts = database.level_counts(codes, held_out.names, leave_out=np.arange(len(codes)))
+    counts = Database(codes, bits, names).level_counts(codes, names, leave_out=np.arange(len(codes)))
     return float(average_precision(*counts).mean())

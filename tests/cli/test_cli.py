@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -146,13 +145,15 @@ def test_what_cannot_be_drawn_is_told_before_the_work(here: Path, photos: Path) 
     asked = ["query", "gone.png", "--index", "photos.index"]
     assert "'gone' is no folder" in run(*asked, "--montage", "gone/hits.png", code=1)
     assert "'photos.index' is a folder" in run(*asked, "--montage", "photos.index", code=1)
+    assert "'gone' is no folder" in run("duplicates", "--index", "gone.index", "--html", "gone/page.html", code=1)
+    assert "'photos.index' is a folder" in run("duplicates", "--index", "gone.index", "--html", "photos.index", code=1)
     assert "model.pt' is no folder" in run("evaluate", "--index", "photos.index", "--plots", "model.pt/plots", code=1)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="SIGPIPE is of POSIX")
 def test_a_reader_who_has_seen_enough(here: Path, photos: Path) -> None:
-    asked = f"{sys.executable} -m hashfaiss query {' '.join([str(photos / 'dog/0.jpg')] * 40)}"
-    command = f"{asked} --index photos.index --json | head -n 1; echo ${{PIPESTATUS[0]}}"
+    asked = f"yes {photos / 'dog/0.jpg'} | {sys.executable} -m hashfaiss query - --index photos.index --json"
+    command = f"{asked} | head -n 1; echo ${{PIPESTATUS[1]}}"  # without end, so that no pipe is large enough
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert (done.stdout.splitlines()[1], done.stderr) == ("141", "")
 
@@ -170,7 +171,7 @@ def test_query_among_some_exactly_and_reranked(here: Path, photos: Path) -> None
     some = [json.loads(line) for line in run("query", *asked, "--label", "cat", "--label", "dog").splitlines()]
     assert len(some) == 8
     assert {tuple(hit["labels"]) for hit in some} == {("cat",), ("dog",)}
-    png = [json.loads(line) for line in run("query", *asked, "--path", "cat/*.png", "--exact").splitlines()]
+    png = [json.loads(line) for line in run("query", *asked, "--path", "cat/*.png").splitlines()]
     assert {Path(hit["path"]).name for hit in png} == {"1.png", "3.png"}
     assert all(hit["exact"] for hit in png)
     ordered = [json.loads(line) for line in run("query", *asked, "--rerank", "asymmetric").splitlines()]
@@ -179,6 +180,17 @@ def test_query_among_some_exactly_and_reranked(here: Path, photos: Path) -> None
     table = run("query", *asked[:-1], "--rerank", "asymmetric")
     assert "asymmetric" in table
     assert f"{scores[-1]:.3f}" in table
+
+
+def test_query_is_exact_unless_asked_otherwise(here: Path, photos: Path) -> None:
+    run("build", "--model", "model.pt", "--images", str(photos), "--index", "photos.index", "--kind", "hash:b=12")
+    asked = [str(photos / "cat/0.jpg"), "--index", "photos.index"]
+    assert "12 hits, certified exact" in run("query", *asked, "-k", "12")
+    assert "not certified exact" in run("query", *asked, "-k", "12", "--approximate")
+    assert "certified exact" in run("query", *asked, "--radius", "20")
+    assert "not certified exact" in run("query", *asked, "--radius", "20", "--approximate")
+    assert "No such option" in run("query", *asked, "--exact", code=2)
+    assert "exact by default" in run("info", "--index", "photos.index")
 
 
 def test_duplicates_are_listed_by_group(here: Path, photos: Path) -> None:
@@ -193,6 +205,26 @@ def test_duplicates_are_listed_by_group(here: Path, photos: Path) -> None:
     assert "1 group of 13 images within distance 20" in table
     told = run("duplicates", "--index", "photos.index", "--radius", "21", code=2)
     assert "radius is 21: give a whole number from 0 to 20" in told
+
+
+def test_duplicates_are_drawn_as_a_page_beside_what_is_printed(here: Path, photos: Path) -> None:
+    asked = ["duplicates", "--index", "photos.index"]
+    everything = [*asked, "--radius", "20"]
+    for more in ([], ["--json"]):
+        drawn = runner.invoke(app, [*everything, *more, "--html", "page.html"])
+        assert drawn.exit_code == 0
+        assert drawn.stdout == run(*everything, *more)
+        assert drawn.stderr == "page: page.html\n"
+        page = Path("page.html").read_text()
+        assert "1 group of 12 images within Hamming distance 20" in page
+        assert page.count("<img ") == 12
+        assert str(photos / "dog/0.jpg") in page
+        Path("page.html").unlink()
+    run("remove", str(photos), "--index", "photos.index")
+    assert "0 groups of 0 images" in run(*asked, "--html", "page.html")
+    assert "No duplicates" in Path("page.html").read_text()
+    assert "radius is 21" in run(*asked, "--radius", "21", "--html", "other.html", code=2)
+    assert not Path("other.html").exists()
 
 
 def test_montage_is_a_sheet_of_query_and_hits(here: Path, photos: Path) -> None:
@@ -227,6 +259,28 @@ def test_evaluate_with_plots_and_json(here: Path, photos: Path) -> None:
     assert report["agreement"]["queries"] == 12
     assert report["leaks"] == 12
     assert 0 < report["retrieval"]["mean_average_precision"] <= 1
+
+
+def test_evaluate_without_labels_shows_neighbours_or_what_they_take(here: Path, photos: Path) -> None:
+    Path("flat").mkdir()
+    for number, path in enumerate(sorted(photos.rglob("*.*"))):
+        path.rename(f"flat/{number}{path.suffix}")
+    run("build", "--model", "model.pt", "--images", "flat", "--index", "flat.index")
+    text = run("evaluate", "--index", "flat.index", "--plots", "plots")
+    assert "No labels on both sides: no retrieval metrics." in text
+    assert re.search(r"Neighbours by the network's real features +12 images of the index", text)
+    found = json.loads(run("evaluate", "--index", "flat.index", "--json"))["neighbours"]
+    assert (found["images"], found["k"]) == (12, 10)
+    shown = rf"recall@10 of float neighbours +{found['recall']:.4f} \(by chance 0\.9091\)"
+    assert re.search(shown, text)
+    assert sorted(path.name for path in Path("plots").iterdir()) == ["buckets.png", "health.png", "neighbours.png"]
+    few = run("evaluate", "--index", "flat.index", "--sample", "2")
+    assert re.search(r"No neighbours .* at least 3 of its images in the sample, unaltered\.", few)
+    assert "Neighbours by" not in few
+    Path("flat/0.jpg").write_bytes(b"")
+    result = runner.invoke(app, ["evaluate", "--index", "flat.index"])
+    assert "skipped flat/0.jpg: empty file" in result.stderr
+    assert "11 images of the index" in result.stdout
 
 
 def test_info_verify_remove(here: Path, photos: Path) -> None:
@@ -319,20 +373,44 @@ def test_a_reader_that_has_seen_enough_is_no_error(here: Path, photos: Path) -> 
     assert "Traceback" not in done.stderr
 
 
+# A command line in which no dog is read before the file "go" is there, and that tells when images were encoded.
+SLOW = """
+import os, time
+from hashfaiss.cli import app
+from hashfaiss.encoding import pipeline
+read, stream = pipeline.read_bytes, pipeline.encode_stream
+def slow(path):
+    while "/dog/" in path and not os.path.exists("go"):
+        time.sleep(0.01)
+    return read(path)
+def told(*given, **named):
+    for batch in stream(*given, **named):
+        yield batch
+        print("encoded some", flush=True)
+pipeline.read_bytes, pipeline.encode_stream = slow, told
+app(prog_name="hashfaiss")
+"""
+
+
 @pytest.mark.slow
 def test_ctrl_c_ends_a_build_that_the_next_one_continues(here: Path, photos: Path) -> None:
     source = next((photos / "cat").glob("*.png"))
-    for number in range(3000):
+    for number in range(300):  # several batches before the dogs
         (photos / "cat" / f"copy{number}.png").write_bytes(source.read_bytes())
-    command = [sys.executable, "-m", "hashfaiss", "build", "--model", "model.pt", "--images", str(photos)]
+    command = [sys.executable, "-c", SLOW, "build", "--model", "model.pt", "--images", str(photos), "--device", "cpu"]
     building = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    while not Path("hashfaiss.index/manifest.json").exists():
-        time.sleep(0.02)
-    time.sleep(0.7)
-    building.send_signal(2)
-    _, stderr = building.communicate(timeout=60)
+    try:
+        assert building.stdout is not None
+        assert building.stderr is not None
+        assert building.stdout.readline() == "encoded some\n"
+        building.send_signal(2)
+        assert any("hashfaiss: stopped" in line for line in building.stderr)
+        Path("go").touch()  # threads that read end only now
+        building.communicate()
+    finally:
+        building.kill()
     assert building.returncode == 130
-    assert "stopped" in stderr
     kept = len(ImageIndex.open("hashfaiss.index"))
+    assert 0 < kept < 312
     last = run("build", "--model", "model.pt", "--images", str(photos))
-    assert last.startswith(f"{3012 - kept:,} encoded, {kept:,} unchanged, 0 removed")
+    assert last.startswith(f"{312 - kept} encoded, {kept} unchanged, 0 removed")

@@ -16,9 +16,10 @@ from hashfaiss.cli import app
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_demo_keeps_its_promises(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "hashfaiss", "demo", "--dir", "demo"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=290)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     scores = [float(score) for score in re.findall(r"mAP@ALL \(.*?\) +([\d.]+)", done.stdout)]
     assert len(scores) == 2

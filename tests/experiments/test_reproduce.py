@@ -271,7 +271,9 @@ def test_on_queries_is_labelled_and_chosen_there(make: Any, tmp_path: Path) -> N
     assert "model chosen on the test queries" in (tmp_path / "out" / "two.md").read_text()
     assert found["training"]["validation_images"] == 0
     # its score of the one epoch is the mAP that the evaluation finds
-    assert found["training"]["validation_map"] == pytest.approx(found["retrieval"]["mean_average_precision"], abs=1e-9)
+    assert found["training"]["validation_score"] == pytest.approx(
+        found["retrieval"]["mean_average_precision"], abs=1e-9
+    )
 
 
 def test_impossible_runs_are_left_out_and_told(make: Any, table: Path, tmp_path: Path) -> None:

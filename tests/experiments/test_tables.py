@@ -67,8 +67,8 @@ def result(row: str = "DHIDA", bits: int = 8, seed: int = 0, score: float = 0.25
         "encode": {"milliseconds_per_image": 1.5, "fastest": 1.25, "batch": 64},
         "machine": {"device": "cpu", "threads": 1, "torch": "2"},
         "history": [
-            {"epoch": 1, "loss": 2.0, "validation_map": None},
-            {"epoch": 2, "loss": 1.0, "validation_map": 0.3},
+            {"epoch": 1, "loss": 2.0, "validation_score": None},
+            {"epoch": 2, "loss": 1.0, "validation_score": 0.3},
         ],
         **other,
     }

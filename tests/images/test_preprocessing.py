@@ -132,3 +132,27 @@ def test_preprocessing_of_a_file_that_cannot_be_used(change: dict[str, Any]) -> 
 def test_preprocessing_that_is_none(values: Any) -> None:
     with pytest.raises(ModelError, match="preprocessing cannot be used"):
         Preprocessing.from_dict(values)
+
+
+def test_what_is_younger_than_the_model_file_changes_no_older_model() -> None:
+    older = {"size": 224, "fit": "crop", "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+    assert Preprocessing().to_dict() == older
+    assert Preprocessing.from_dict(older) == Preprocessing()
+    younger = Preprocessing(crop=0.95, interpolation="bicubic")
+    assert younger.to_dict() == {**older, "crop": 0.95, "interpolation": "bicubic"}
+    assert Preprocessing.from_dict(younger.to_dict()) == younger
+
+
+def test_the_crop_is_the_one_asked_for() -> None:
+    image = torch.zeros(3, 100, 100, dtype=torch.uint8)
+    image[:, 25:75, 25:75] = 255
+    assert int(Preprocessing(50, crop=0.5).resize(image).min()) == 255
+    assert int(Preprocessing(50, crop=1.0).resize(image).min()) == 0
+
+
+@pytest.mark.parametrize("wrong", [{"crop": 0}, {"crop": 1.5}, {"interpolation": "nearest"}])
+def test_a_crop_or_interpolation_that_is_none_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ArgumentError):
+        Preprocessing(**wrong)
+    with pytest.raises(ModelError):
+        Preprocessing.from_dict({**Preprocessing().to_dict(), **wrong})

@@ -34,6 +34,10 @@ def same(one, two):
     return all(np.array_equal(getattr(one, name), getattr(two, name)) for name in ("offsets", "ids", "distances"))
 
 
+def distance(encoder, *images):
+    return int(np.bitwise_count(np.bitwise_xor(*encoder.encode(images))).sum())
+
+
 @pytest.mark.parametrize("kind", ON_CPU)
 def test_r1_no_id_map_is_made_and_removal_keeps_the_right_ids(kind, encoder, photos):
     index = ImageIndex.create(encoder, photos.parent / "x.index", kind)
@@ -43,7 +47,8 @@ def test_r1_no_id_map_is_made_and_removal_keeps_the_right_ids(kind, encoder, pho
         index.remove(photos / f"cat/{number}.{'png' if number % 2 else 'jpg'}")
         for hit in index.query(photos / "dog/0.jpg", 12):
             assert "cat" not in hit.labels or int(Path(hit.path).stem) > number
-            assert index.query(hit.path, 1)[0].distance == 0
+            assert hit.distance == distance(encoder, hit.path, photos / "dog/0.jpg")
+            assert index.query(hit.path, 1, exact=True)[0].distance == 0
     assert len(index.query(photos / "dog/0.jpg", 12)) <= 8
 
 
@@ -82,14 +87,16 @@ def test_r5_and_r6_flips_and_bits_out_of_range_are_refused():
 def test_r7_and_r8_a_file_changed_under_an_open_index_does_nothing(kind, encoder, photos):
     ImageIndex.create(encoder, photos.parent / "x.index", kind).build(photos)
     index = ImageIndex.open(photos.parent / "x.index")
-    before = index.codes.search(index.codes.distinct.codes, 5)
+    queries = index.codes.distinct.codes
+    before, exactly = index.codes.search(queries, 5), index.codes.search(queries, 5, exact=True)
     (file,) = (photos.parent / "x.index/faiss").iterdir()
     file.chmod(0o644)
     file.write_bytes(b"")
-    assert same(index.codes.search(index.codes.distinct.codes, 5), before)
-    assert same(ImageIndex.open(photos.parent / "x.index").codes.search(index.codes.distinct.codes, 5), before)
+    assert same(index.codes.search(queries, 5), before)
+    # what is built anew may hold another graph
+    assert same(ImageIndex.open(photos.parent / "x.index").codes.search(queries, 5, exact=True), exactly)
     index.add(photos)
-    assert same(index.codes.search(index.codes.distinct.codes, 5), before)
+    assert same(index.codes.search(queries, 5, exact=True), exactly)
 
 
 @pytest.mark.parametrize("kind", ON_CPU)
@@ -139,7 +146,7 @@ def test_r13_a_spawned_process_searches_after_its_parent_did():
     codes, ids = some()
     here = nearest_ids(codes, ids)
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        assert pool.submit(nearest_ids, codes, ids).result(timeout=120) == here
+        assert pool.submit(nearest_ids, codes, ids).result() == here
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes cannot be forked here")
@@ -156,7 +163,7 @@ def test_r13_a_forked_process_searches_after_its_parent_did(kind):
         "if not child: os._exit(index.search(codes[:500], 3).ids.tolist() != here)\n"
         "print(os.waitpid(child, 0)[1])\n"
     )
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True)
     assert done.stdout.strip() == "0", done.stderr
 
 
@@ -170,7 +177,7 @@ def test_r14_arguments_are_checked_without_assertions_too():
         "index = CodeIndex(codes, np.arange(1000), 24)\n"
         "try:\n    index.search(np.zeros((5, 8), np.uint8))\nexcept ArgumentError: print('queries')\n"
     )
-    done = subprocess.run([sys.executable, "-O", "-c", script], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-O", "-c", script], capture_output=True, text=True)
     assert (done.stdout.split(), done.returncode) == (["codes", "queries"], 0), done.stderr
 
 

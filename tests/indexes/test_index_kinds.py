@@ -1,4 +1,4 @@
-"""Every kind against five lines of numpy, with `exact` and without; bit order, bounds, tuning, threads."""
+"""Every kind against five lines of numpy, with `exact` and without; bit order, bounds, threads."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hashfaiss.codes import hamming, pack, unpack
 from hashfaiss.errors import ArgumentError
 from hashfaiss.evaluation.bucket_report import bucket_report
-from hashfaiss.indexes import KINDS, CodeIndex, code_index, kernels, parse_kind, tune, tuning
+from hashfaiss.indexes import KINDS, CodeIndex, code_index, kernels, parse_kind
 from hashfaiss.indexes.buckets import balanced_order, bucket_sizes
 from hashfaiss.indexes.kind import Found
 from hashfaiss.indexes.saved import join_arrays, split_arrays
@@ -274,63 +274,6 @@ def test_one_query_is_answered_as_in_a_batch(kind, spread):
                 if alone.exact[0]:
                     assert alone.ids.tolist() == got.tolist()
                 assert alone.distances.tolist() == distances.tolist()
-
-
-# ---- tuning
-
-
-@pytest.mark.parametrize("spread", ["clustered", "random"])
-def test_tuning_measures_what_it_chooses_from(spread):
-    codes = np.unique(make(7, 32, 4000, 1, spread)[0], axis=0)
-    told = []
-    kind, chosen = tune(codes, 32, recall=0.9, notice=told.append)
-    assert len(told) == len(chosen.trials) > 4
-    assert {trial.kind.partition(":")[0] for trial in chosen.trials} == {"flat", "ivf", "hash", "multihash", "hnsw"}
-    by_kind = {trial.kind: trial for trial in chosen.trials}
-    assert str(kind) == chosen.kind
-    assert by_kind[chosen.kind].recall >= 0.9
-    assert all(t.batch_rate <= by_kind[chosen.kind].batch_rate for t in chosen.trials if t.recall >= 0.9)
-    assert (by_kind["flat"].recall, by_kind["flat"].certified) == (1.0, 1.0)
-    asked = np.random.default_rng(tuning.SEED).choice(len(codes), min(tuning.QUERIES, len(codes) // 5), replace=False)
-    others = np.delete(codes, asked, axis=0)
-    for trial in chosen.trials:  # measured again by hand, on queries none of which is in the index
-        again = parse_kind(trial.kind, 32, len(others))
-        again.build(others)
-        hits = 0
-        for row in asked:
-            true = np.sort(hamming(codes[row][None], others)[0])[9]
-            hits += (again.nearest(codes[row][None], 10).distances <= true).sum()
-        assert trial.recall == pytest.approx(hits / (10 * len(asked)), abs=0.02)  # graphs are built in threads
-    assert kind.nearest(codes[:1], 1).positions.tolist() == [0]
-
-
-def test_what_is_chosen_answers_as_if_it_had_been_built_so(monkeypatch):
-    monkeypatch.setattr(tuning, "FLAT_UP_TO", 100)
-    codes, ids, queries = make(8, 64, 3000, 10, "clustered")
-    monkeypatch.setattr("hashfaiss.indexes.code_index.FLAT_UP_TO", 100)
-    index = CodeIndex(codes, ids, 64, "auto")
-    assert index.tuning is not None
-    assert str(index.kind) == index.tuning.kind
-    assert index.search(queries, 5, exact=True).exact.all()
-    loaded = CodeIndex.load(index.dump(), codes, ids, 64, str(index.kind))
-    assert np.array_equal(loaded.search(queries, 5).ids, index.search(queries, 5).ids)
-
-
-@pytest.mark.parametrize("n", [0, 1, 2, 3])
-def test_few_codes_are_tuned_to_flat(n):
-    kind, chosen = tune(np.arange(n, dtype=np.uint8)[:, None], 8)
-    assert kind.name in KINDS
-    assert chosen.trials[0].kind == "flat"
-
-
-def test_what_cannot_be_tuned_is_told():
-    codes = np.arange(100, dtype=np.uint8)[:, None]
-    for recall in (0, -1, 1.01, float("nan")):
-        with pytest.raises(ArgumentError, match="recall is"):
-            tune(codes, 8, recall)
-    with pytest.raises(ArgumentError, match=r"a memory of 799 bytes .* 100 distinct codes .* take 800: give more"):
-        tune(codes, 8, memory=799)
-    assert tune(codes, 8, memory=800)[1].kind == "flat"
 
 
 # ---- bytes and ties

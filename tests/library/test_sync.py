@@ -1,51 +1,24 @@
-"""Builds: what is encoded, kept and forgotten, and what is left when one is cut off."""
+"""Builds: what is encoded, kept and forgotten."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 import tracemalloc
 
 import numpy as np
 import pytest
+from builds import content, counts, later
 from PIL import Image
 
-from hashfaiss import files as files_module
 from hashfaiss.encoding import pipeline
-from hashfaiss.errors import ArgumentError, HashfaissError, ImageError, IndexFolderError, IndexLockedError, LabelError
+from hashfaiss.errors import ArgumentError, HashfaissError, ImageError, IndexFolderError, LabelError
 from hashfaiss.images import decoding, finding
 from hashfaiss.library import sync
 from hashfaiss.library.image_index import ImageIndex
 from hashfaiss.storage.segments import Row
 from hashfaiss.storage.store import CodeStore
-
-
-def counts(report):
-    return report.encoded, report.unchanged, report.removed, len(report.skipped)
-
-
-def content(index):
-    """Path below the index's own folder → code and labels, of every image."""
-    codes, _ = index.store.codes()
-    rows = [row for _, row in index.store.rows()]
-    assert len({row.path for row in rows}) == len(rows)
-    return {os.fsdecode(row.path): (code.tobytes(), row.labels) for row, code in zip(rows, codes, strict=True)}
-
-
-def later(path):
-    os.utime(path, ns=(1, path.stat().st_mtime_ns + 10**9))
-
-
-@pytest.fixture
-def index(encoder, photos):
-    index = ImageIndex.create(encoder, photos.parent / "x.index")
-    assert counts(index.build(photos)) == (12, 0, 0, 0)
-    return index
 
 
 def test_a_build_encodes_what_is_new_or_changed_and_forgets_what_is_gone(index, encoder, photos):
@@ -243,171 +216,6 @@ def test_progress_runs_from_nothing_to_all(encoder, photos):
     assert seen == sorted(seen)
 
 
-@pytest.mark.parametrize("victim", ["skipped.jsonl", "000", "manifest.json"])
-def test_a_disk_that_fills_at_any_file_is_told_and_the_next_build_completes(encoder, photos, monkeypatch, victim):
-    (photos / "cat/broken.jpg").write_bytes(b"no image")
-    index = ImageIndex.create(encoder, photos.parent / "x.index")
-    real = files_module.write_atomic
-
-    def full(path, data):
-        if victim in path.name:
-            raise OSError(28, "No space left on device")
-        real(path, data)
-
-    with monkeypatch.context() as patch:
-        for module in ("storage.manifest", "storage.store", "library.sync"):
-            patch.setattr(f"hashfaiss.{module}.write_atomic", full)
-        with pytest.raises(IndexFolderError, match="No space left"):
-            index.build(photos)
-    assert len(ImageIndex.open(index.path)) == (12 if victim == "skipped.jsonl" else 0)
-    assert sum(counts(index.build(photos))) == 13
-    assert len(ImageIndex.open(index.path)) == 12
-    assert len((index.path / "skipped.jsonl").read_text().splitlines()) == 1
-
-
-NURSERY = """
-import os, sys, time
-import torch
-torch.set_num_threads(1)
-from hashfaiss.encoding import pipeline
-from hashfaiss.library import sync
-from hashfaiss.encoding.encoder import Encoder
-from hashfaiss.library.image_index import ImageIndex
-sync.COMMIT_ROWS = 16
-real = pipeline.encode_stream
-def slow(encoder, items, learned=False):
-    for batch in real(encoder, items, batch_size=16, workers=1, learned=learned):
-        time.sleep(0.2)
-        yield batch
-pipeline.encode_stream = slow
-model, folder, photos = sys.argv[1:]
-print("ready", flush=True)
-for line in sys.stdin:
-    child = os.fork()
-    if not child:
-        index = ImageIndex.create(Encoder.load(model, "cpu"), folder)
-        if line == "hold\\n":
-            with index.store.writing():
-                print("held", flush=True)
-                time.sleep(100)
-        index.build(photos)
-        os._exit(0)
-    print(child, flush=True)
-    _, status = os.waitpid(child, 0)
-    print("killed" if os.WIFSIGNALED(status) else "ended", flush=True)
-"""
-
-
-class Nursery:
-    """A process that has imported everything, and starts builds to be killed."""
-
-    def __init__(self, *arguments):
-        given = [sys.executable, "-W", "ignore", "-c", NURSERY, *map(str, arguments)]
-        self.process = subprocess.Popen(given, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        assert self.hear() == "ready"
-
-    def hear(self):
-        return self.process.stdout.readline().strip()
-
-    def start(self, what="build"):
-        self.process.stdin.write(what + "\n")
-        self.process.stdin.flush()
-        return int(self.hear())
-
-    def kill(self, child):
-        os.kill(child, signal.SIGKILL)
-        return self.hear()
-
-    def close(self):
-        self.process.communicate(timeout=60)
-
-
-@pytest.fixture
-def nursery(encoder, tmp_path):
-    encoder.save(tmp_path / "model.pt")
-    nursery = Nursery(tmp_path / "model.pt", tmp_path / "x.index", tmp_path / "photos")
-    yield nursery
-    nursery.close()
-
-
-def segments(folder):
-    """How many segments are committed; -1 where there is no index yet."""
-    try:
-        return len(json.loads((folder / "manifest.json").read_text())["segments"])
-    except FileNotFoundError:
-        return -1
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and kill -9")
-def test_killed_at_any_moment_a_build_loses_nothing_committed(encoder, tmp_path, nursery):
-    random = np.random.default_rng()  # of no seed: other moments each time
-    photos, folder = tmp_path / "photos", tmp_path / "x.index"
-    for number in range(320):
-        (photos / f"class {number % 4}").mkdir(parents=True, exist_ok=True)
-        pixels = random.integers(0, 256, (24, 24, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(photos / f"class {number % 4}/{number}.png")
-    whole = ImageIndex.create(encoder, tmp_path / "whole.index")
-    whole.build(photos)
-    wanted, committed = content(whole), {}
-    for attempt in range(8):
-        before = segments(folder)
-        child = nursery.start()
-        if attempt < 5:
-            time.sleep(random.uniform(0.02, 0.6))
-        else:  # right after a commit, or soon
-            while segments(folder) <= max(0, before):
-                time.sleep(0.002)
-            time.sleep((attempt - 5) * 0.01)
-        assert nursery.kill(child) == "killed"
-        if segments(folder) < 0:
-            continue
-        index = ImageIndex.open(folder)
-        found = content(index)
-        assert committed.items() <= found.items() <= wanted.items()
-        troubles = [name for name, trouble in index.verify() if trouble is not None]
-        assert troubles in ([], ["encoder.pt"])
-        assert not troubles or not found  # killed before the encoder was written, and so before any image
-        if found:
-            assert len(index.query(photos / "class 0/0.png", 400)) == len(found)
-        committed = found
-    assert 0 < len(committed) < len(wanted)
-    index = ImageIndex.create(encoder, folder)
-    report = index.build(photos)
-    assert counts(report) == (len(wanted) - len(committed), len(committed), 0, 0)
-    index = ImageIndex.open(folder)
-    assert content(index) == wanted
-    assert all(trouble is None for _, trouble in index.verify())
-    assert not [file for file in folder.rglob("*") if file.name.endswith(".tmp")]
-    named = {entry["file"] for entry in index.store.manifest["segments"]} | {index.store.manifest["index"]["file"]}
-    assert {str(file.relative_to(folder)) for room in ("codes", "faiss") for file in (folder / room).iterdir()} == named
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and kill -9")
-def test_a_build_while_another_process_builds_is_refused(index, photos, nursery):
-    child = nursery.start("hold")
-    try:
-        assert nursery.hear() == "held"
-        for change in (
-            lambda: index.build(photos),
-            lambda: index.add([photos / "cat/0.jpg"]),
-            lambda: index.remove([photos]),
-        ):
-            with pytest.raises(IndexLockedError, match="another process is writing"):
-                change()
-        assert len(index.query(photos / "cat/0.jpg", 20)) == 12  # reading goes on
-    finally:
-        assert nursery.kill(child) == "killed"
-    assert counts(index.build(photos)) == (0, 12, 0, 0)  # a killed process holds nothing
-
-
-def test_a_maker_killed_before_it_wrote_the_encoder_is_made_good(encoder, photos):
-    index = ImageIndex.create(encoder, photos.parent / "x.index")
-    (index.path / "encoder.pt").unlink()
-    ImageIndex.create(encoder, index.path).build(photos)
-    assert len(ImageIndex.open(index.path).query(photos / "cat/0.jpg")) == 10
-
-
 def test_the_kind_of_a_later_build_is_kept(index, photos):
     report = index.build(photos, kind="hash:b=4,flips=4")
     assert (counts(report), index.info()["kind"]) == ((0, 12, 0, 0), "hash:b=4,flips=4")
@@ -455,15 +263,6 @@ def test_any_iterable_of_paths_is_taken_once(encoder, photos):
     assert index.add(path for path in photos.rglob("*.jpg")).encoded == 6
 
 
-def test_a_folder_of_codes_without_a_manifest_is_left_alone(encoder, photos):
-    index = encoder.to_index(photos, photos.parent / "x.index")
-    (index.path / "manifest.json").unlink()
-    before = sorted(path.name for path in (index.path / "codes").iterdir())
-    with pytest.raises(IndexFolderError, match=r"manifest\.json is gone"):
-        encoder.to_index(photos, index.path)
-    assert sorted(path.name for path in (index.path / "codes").iterdir()) == before
-
-
 def test_nothing_is_made_for_images_that_are_not_there(encoder, photos, tmp_path):
     (tmp_path / "empty").mkdir()
     for images, error in (("gone", ArgumentError), ("empty", HashfaissError)):
@@ -488,12 +287,3 @@ def test_adding_a_known_file_keeps_its_labels(index, photos):
     assert counts(index.add([photos / "cat/0.jpg", photos / "cat/1.png"])) == (1, 1, 0, 0)
     labels = {row.path: row.labels for _, row in index.store.rows()}
     assert labels[b"photos/cat/0.jpg"] == labels[b"photos/cat/1.png"] == ("cat",)
-
-
-def test_a_damaged_encoder_is_replaced_by_the_right_one(encoder, photos):
-    index = encoder.to_index(photos, photos.parent / "x.index")
-    damaged = bytearray((index.path / "encoder.pt").read_bytes())
-    damaged[len(damaged) // 2] ^= 1
-    (index.path / "encoder.pt").write_bytes(damaged)
-    ImageIndex.create(encoder, index.path).build(photos)
-    assert all(trouble is None for _, trouble in ImageIndex.open(index.path).verify())

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from commands import run
 
 from hashfaiss.encoding.encoder import Encoder
-from hashfaiss.errors import ArgumentError
-from hashfaiss.indexes import CodeIndex, code_index
+from hashfaiss.errors import ArgumentError, CorruptIndexError
+from hashfaiss.indexes import CodeIndex, Trust, code_index, trust
 from hashfaiss.library import faiss_file
 from hashfaiss.library.image_index import ImageIndex
 
@@ -111,11 +112,25 @@ def test_tune_from_the_command_line(encoder, photos, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     encoder.to_index(photos, "photos.index")
     printed = run("tune", "--index", "photos.index", "--recall", "0.9", "--memory", "1MB")
-    for title in ("kind", "recall", "certified", "queries/s in batch", "alone", "bytes a code", "built in"):
+    for title in (
+        "kind",
+        "recall of 1",
+        "at least",
+        "confirmed",
+        "unlike",
+        "again",
+        "certified",
+        "queries/s in batch",
+        "alone",
+        "bytes a code",
+        "built in",
+    ):
         assert title in printed
     assert "chosen: " in printed
     found = json.loads(run("tune", "--index", "photos.index", "--json"))
     assert {trial["kind"].partition(":")[0] for trial in found["trials"]} >= {"flat", "ivf", "hash"}
+    assert found["trials"][0]["recall"].keys() >= {"1"}
+    assert (found["recall"], found["trust"]) == (0.99, None)
     assert found["why"] in run("info", "--index", "photos.index")
 
 
@@ -161,3 +176,82 @@ def test_what_a_kind_holds_is_told_as_measured():
     assert 130 < held["hash:b=24"] < 160  # 151 with one
     assert 50 < held["multihash:tables=4,b=10"] < 90  # 73
     assert held["hnsw:m=16"] == 152  # 153
+
+
+def trusting(index, entry):
+    """The index with this said of FAISS in its manifest."""
+    with index.store.writing() as writer:
+        generation = index.store.manifest["generation"] + 1
+        writer.commit(index={**index.store.manifest["index"], **entry, "generation": generation})
+    return ImageIndex.open(index.path)
+
+
+def test_what_is_believed_is_kept_with_the_choice(encoder, photos, tmp_path, monkeypatch):
+    chosen = Trust(((1, 2), (10, 5)))
+    real = code_index.tune
+
+    def tune(codes, bits, *_):
+        kind = code_index.parse_kind("hash:b=4,flips=0", bits, len(codes))
+        kind.build(np.pad(codes, ((0, 0), (0, kind.width - codes.shape[1]))))
+        return kind, replace(real(codes, bits)[1], kind=str(kind), trust=chosen)
+
+    monkeypatch.setattr(code_index, "tune", tune)
+    for index in (encoder.to_index(photos, tmp_path / "x.index"), encoder.to_index(photos)):
+        index.tune()
+        assert index.codes.trust == chosen
+        index.remove(photos / "cat/0.jpg")
+        index.add(photos / "cat/0.jpg")
+        assert index.codes.trust == chosen
+        assert "tuned for up to 10 nearest" in index.info()["answers"]
+        index.query(photos / "cat/0.jpg", exact=False)
+    opened = ImageIndex.open(tmp_path / "x.index")
+    assert (opened.codes.kind.name, opened.codes.trust) == ("hash", chosen)
+    for file in (tmp_path / "x.index/faiss").iterdir():
+        file.unlink()
+    assert ImageIndex.open(tmp_path / "x.index").codes.trust == chosen  # built anew
+    opened.build(photos, kind="hash:b=4,flips=1")
+    assert opened.codes.trust is None
+
+
+def test_a_choice_of_an_older_version_is_believed_for_what_it_measured(encoder, photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(trust, "BEFORE", 5)  # instead of 10, of which there are few
+    index = encoder.to_index(photos, tmp_path / "x.index", "hnsw:m=16,ef=32")
+    entry = {n: v for n, v in index.store.manifest["index"].items() if n != "trust"}
+    with index.store.writing() as writer:
+        writer.commit(index={**entry, "why": "it was fast", "generation": index.store.manifest["generation"] + 1})
+    opened = ImageIndex.open(index.path)
+    assert opened.codes.trust == Trust.before(20)
+    image = photos / "cat/0.jpg"
+    assert not opened.query(image, k=5, exact=False).exact
+    assert opened.query(image, k=6, exact=False).exact  # more than was tuned for
+
+
+@pytest.mark.parametrize("wrong", [[[0, 1]], "much", [[10, 1], [1, 1]], 3])
+def test_a_damaged_trust_is_told(encoder, photos, tmp_path, wrong):
+    index = encoder.to_index(photos, tmp_path / "x.index", "hash")
+    with pytest.raises(CorruptIndexError, match="damaged in what it says of FAISS"):
+        trusting(index, {"trust": wrong})
+
+
+@pytest.mark.parametrize("kind", ["hash:b=12,flips=0", "ivf:lists=6,probes=1", "hnsw:m=2,ef=1"])
+def test_a_query_is_exact_unless_asked_otherwise(encoder, photos, kind):
+    index, flat = encoder.to_index(photos, kind=kind), encoder.to_index(photos, kind="flat")
+    images = sorted(map(str, photos.glob("*/*.jpg")))
+
+    def found(answers):
+        return [[(hit.id, hit.distance) for hit in hits] for hits in answers]
+
+    asks = [
+        lambda index, **how: index.query(images, k=7, **how),
+        lambda index, **how: index.within(images, radius=8, **how),
+        lambda index, **how: list(index.stream(images, k=7, **how)),
+        lambda index, **how: list(index.stream(images, radius=8, **how)),
+        lambda index, **how: index.query(images, k=7, rerank="asymmetric", **how),
+    ]
+    for ask in asks:
+        for how in ({}, {"exact": True}):
+            answers = ask(index, **how)
+            assert all(hits.exact for hits in answers)
+            assert found(answers) == found(ask(flat))
+        assert not all(hits.exact for hits in ask(index, exact=False))
+    assert index.info()["answers"].startswith("exact by default")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from feature_sets import Array, clusters, generator, mean_precision, outputs, several_labels, signs
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from live_memory import LiveMemory
 from sklearn.cross_decomposition import CCA
@@ -21,8 +21,8 @@ from hashfaiss.train.methods.rotation import find_rotation, mean_and_covariance
 
 def rotation_of(seed: int, bits: int) -> Array:
     """The rotation that ITQ starts from."""
-    noise = torch.randn(bits, bits, generator=generator(seed), dtype=torch.float64).numpy()
-    return np.asarray(np.linalg.svd(noise)[0])
+    noise = torch.randn(bits, bits, generator=generator(seed), dtype=torch.float64)
+    return np.asarray(torch.linalg.svd(noise)[0].numpy())  # another LAPACK's may have other signs
 
 
 # LSH
@@ -79,13 +79,16 @@ def test_the_rotation_is_plain_itqs_and_the_error_never_rises(
     images: int, bits: int, seed: int, iterations: int
 ) -> None:
     v = np.random.default_rng(seed).normal(size=(images, bits)) * np.linspace(1, 3, bits)
-    found = find_rotation(torch.from_numpy(v), iterations, generator(seed)).numpy()
+    each = [find_rotation(torch.from_numpy(v), count, generator(seed)).numpy() for count in range(iterations + 1)]
+    for before in each[:-1]:  # few codes, or dependent ones, may have more than one best rotation
+        singular = np.linalg.svd(signs(v @ before).T @ v, compute_uv=False)
+        assume(singular[-1] > 1e-4 * singular[0])
+    found = each[-1]
     expected, errors = plain_itq(v, rotation_of(seed, bits), iterations)
     np.testing.assert_allclose(found, expected, atol=1e-8)
     np.testing.assert_allclose(found @ found.T, np.eye(bits), atol=1e-10)
     assert (np.diff(errors) <= 1e-9 * errors[0]).all()
-    each = [find_rotation(torch.from_numpy(v), count, generator(seed)).numpy() for count in range(1, iterations + 1)]
-    own = [((signs(v @ rotation) - v @ rotation) ** 2).sum() for rotation in each]
+    own = [((signs(v @ rotation) - v @ rotation) ** 2).sum() for rotation in each[1:]]
     np.testing.assert_allclose(own, errors[1:], rtol=1e-8)
 
 

@@ -236,8 +236,8 @@ def test_chunks_of_anchors_change_nothing(values: int, reduction: Any, monkeypat
     monkeypatch.setattr(triplets, "VALUES", values)
     found = in_batch(y, 8, reduction=reduction)(in_chunks, torch.arange(12))
     found.backward()
-    assert torch.equal(found, expected)
-    assert torch.equal(in_chunks.grad, at_once.grad)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)  # processors sum in orders of their own
+    torch.testing.assert_close(in_chunks.grad, at_once.grad, rtol=1e-9, atol=1e-14)
 
 
 @pytest.mark.parametrize("kind", [in_batch, DATH])

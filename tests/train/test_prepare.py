@@ -72,9 +72,9 @@ def test_drops_follow_the_epochs() -> None:
     assert settle(prepare_training(images="photos", recipe="dhida-cifar10", epochs=20, lr_step=3)).lr_step == 3
 
 
-def test_constants_are_numbers_words_or_truths() -> None:
+def test_constants_are_numbers_words_or_truths(photos: Path) -> None:
     given = ["gamma=0.5", "memory=false", "balance_axis=sample"]
-    options = prepare_training(images="photos", option=given)
+    options = prepare_training(images=photos, option=given)
     assert options.method_options == {"gamma": 0.5, "memory": False, "balance_axis": "sample"}
 
 
@@ -103,8 +103,8 @@ def test_data_is_split_by_the_recipes_protocol(tmp_path: Path, photos: Path, mon
         ({"images": "photos", "recipe": "dhida-mnist"}, "there is no recipe 'dhida-mnist'"),
         ({"images": "photos", "recipe": "dhida-cifar10", "method": "dpsh"}, "trains 'dhida', and method='dpsh'"),
         ({"images": "photos", "recipe": "nowhere.toml"}, "cannot read the recipe 'nowhere.toml'"),
-        ({"images": "photos", "option": ["gamma"]}, "'gamma' is not of the form name=value"),
-        ({"images": "photos", "option": ["0=1"]}, "'0=1' is not of the form name=value"),
+        ({"images": ".", "option": ["gamma"]}, "'gamma' is not of the form name=value"),
+        ({"images": ".", "option": ["0=1"]}, "'0=1' is not of the form name=value"),
     ],
 )
 def test_what_cannot_be_prepared(asked: dict[str, Any], message: str) -> None:

@@ -18,7 +18,7 @@ import pytest
 import torch
 import trainings
 from PIL import Image
-from trainings import COLOURS, StopAt, no_room, write_images
+from trainings import COLOURS, StopAt, chance_map, no_room, write_images
 
 from hashfaiss.encoding.encoder import Encoder
 from hashfaiss.errors import ArgumentError, HashfaissError, LabelError, ModelError, TrainingError
@@ -48,9 +48,9 @@ def test_training_learns_and_leaves_its_records(images: Path, tmp_path: Path) ->
     assert result.out == tmp_path / "new" / "m.pt"
     assert (result.images, result.validation_images, result.skipped) == (27, 9, [])
     assert result.history[-1].loss < result.history[0].loss
-    assert result.validation_map is not None
-    assert result.validation_map > 0.9
-    assert result.validation_map == max(row.validation_map or 0 for row in result.history)
+    assert result.validation_score is not None
+    assert result.validation_score > chance_map(2, 8) + 0.3  # 1 in most trainings; how well is not promised
+    assert result.validation_score == max(row.validation_score or 0 for row in result.history)
     with (result.folder / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [float(row["loss"]) for row in rows] == [row.loss for row in result.history]
@@ -73,7 +73,7 @@ def test_the_model_knows_how_it_was_made(images: Path, tmp_path: Path) -> None:
     assert (encoder.method, encoder.bits, encoder.network_name) == ("dhida", 8, "hash")
     assert encoder.preprocessing == Preprocessing(16, "stretch")
     facts = encoder.facts
-    assert facts["validation_map"] == result.validation_map
+    assert facts["validation_score"] == result.validation_score
     assert facts["best_epoch"] == result.best_epoch
     assert (facts["method_options"]["gamma"], facts["attention"], facts["epochs"]) == (0.2, "danet", 2)
     assert (facts["precision"], facts["lr_step"], facts["training_images"]) == (
@@ -89,7 +89,7 @@ def test_the_model_knows_what_it_was_not_told(images: Path, tmp_path: Path) -> N
     facts = Encoder.load(train(asked).out, device="cpu").facts
     dhida = {"gamma": 0.1, "activation": "piecewise", "balance_axis": "bit", "memory": True, "reduction": "sum"}
     assert facts["method_options"] == dhida
-    unset = {"labels", "attention_width", "queries", "database", "cutoff"}
+    unset = {"labels", "attention_width", "queries", "database", "cutoff", "minutes"}
     assert {name for name, value in facts.items() if value is None} == unset
     told = dataclasses.replace(asked, method_options={"reduction": "sum", "memory": True})
     assert len(train(told, resume=True).history) == 1  # the same training, spelt out
@@ -138,7 +138,7 @@ def test_resume_is_exact(images: Path, tmp_path: Path, stop: int) -> None:
     result = train(cut, resume=True)
     assert_same(weights_of(whole.out), weights_of(result.out))
     assert [row.loss for row in result.history] == [row.loss for row in whole.history]
-    assert (result.best_epoch, result.validation_map) == (whole.best_epoch, whole.validation_map)
+    assert (result.best_epoch, result.validation_score) == (whole.best_epoch, whole.validation_score)
     last = [torch.load(run.folder / "state.pt", weights_only=True) for run in (whole, result)]
     for part in ("network", "method"):
         assert_same(last[0][part], last[1][part])
@@ -227,7 +227,7 @@ def test_resume_refuses_what_is_not_the_same_training(images: Path, tmp_path: Pa
 
 def test_the_last_epoch_is_kept_without_validation(images: Path, tmp_path: Path) -> None:
     result = train(options(images, tmp_path / "m.pt", epochs=3, validation=0, evaluate_every=2))
-    assert (result.best_epoch, result.validation_map, result.validation_images) == (3, None, 0)
+    assert (result.best_epoch, result.validation_score, result.validation_images) == (3, None, 0)
     assert result.images == 36
     assert_same(weights_of(result.out), torch.load(result.folder / "state.pt", weights_only=True)["network"])
 
@@ -277,10 +277,13 @@ def test_half_precision(images: Path, tmp_path: Path, precision: str) -> None:
     assert {value.dtype for value in weights_of(result.out).values()} == {torch.float32, torch.int64}
 
 
-def test_fastest_precision() -> None:
+def test_fastest_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     assert fastest_precision(torch.device("cuda")) == "bfloat16"
-    native = any(torch.cpu.get_capabilities().get(name) for name in ("amx_bf16", "avx512_bf16"))
-    assert fastest_precision(torch.device("cpu")) == ("bfloat16" if native else "float32")
+    for able in ({"amx_bf16": True}, {"avx512_bf16": True}, {"avx512_bf16": False}, {}):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda able=able: able, raising=False)
+        assert fastest_precision(torch.device("cpu")) == ("bfloat16" if any(able.values()) else "float32")
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    assert fastest_precision(torch.device("cpu")) == "float32"
     assert fastest_precision(torch.device("mps")) == "float32"
 
 
@@ -401,20 +404,27 @@ def test_ctrl_c_then_resume(images: Path, tmp_path: Path) -> None:
     names = [field.name for field in dataclasses.fields(asked)]
     values = {name: str(value) if isinstance(value := getattr(asked, name), Path) else value for name in names}
     code = (
-        "import torch; torch.set_num_threads(1)\n"
+        f"import time, torch; torch.set_num_threads({torch.get_num_threads()})\n"
         "from hashfaiss.train.options import TrainOptions\n"
         "from hashfaiss.train.trainer import train\n"
-        f"train(TrainOptions(**{values!r}), progress=lambda p: print(p.epoch, p.done == p.total, flush=True))\n"
+        "def tell(at):\n"
+        "    print(at.epoch, at.done == at.total, flush=True)\n"
+        "    if at.epoch == 9 and at.done == at.total:\n"
+        "        time.sleep(1000)\n"  # on a busy machine the signal may be that late
+        f"train(TrainOptions(**{values!r}), progress=tell)\n"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=os.getcwd()
     )
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line == "2 True\n":
-            process.send_signal(signal.SIGINT)
-            break
-    _, errors = process.communicate(timeout=60)
+    try:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line == "2 True\n":
+                process.send_signal(signal.SIGINT)
+                break
+        _, errors = process.communicate()
+    finally:
+        process.kill()
     assert errors.rstrip().endswith("KeyboardInterrupt")
     left = torch.load(tmp_path / "cut.training" / "state.pt", weights_only=True)
     assert 2 <= len(left["history"]) < 10

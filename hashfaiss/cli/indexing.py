@@ -1,0 +1,198 @@
+"""Commands that make an index and keep it: build, tune, info, verify, remove."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hashfaiss.cli.app import (
+    DEFAULT_INDEX,
+    DevicesOption,
+    ImagesOption,
+    IndexOption,
+    JsonOption,
+    LabelsOption,
+    app,
+)
+from hashfaiss.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from hashfaiss.encoding.encoder import Encoder
+
+
+@app.command()
+def build(
+    images: ImagesOption,
+    model: Annotated[
+        Path | None,
+        typer.Option("--model", help="Model file of `hashfaiss train`; without one, it is fitted to the images."),
+    ] = None,
+    index: IndexOption = DEFAULT_INDEX,
+    labels: LabelsOption = None,
+    kind: Annotated[
+        str | None,
+        typer.Option("--kind", help="auto, flat, hash, multihash, ivf, hnsw, gpu, or such as hash:b=16,flips=2."),
+    ] = None,
+    bits: Annotated[int, typer.Option("--bits", help="Of a model that is fitted to the images.")] = 64,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at an image that cannot be read.")] = False,
+    device: DevicesOption = "auto",
+    precision: Annotated[
+        str, typer.Option("--precision", help="auto, float32, bfloat16 or float16: how fast, not which codes.")
+    ] = "auto",
+) -> None:
+    """Bring an index into step with a folder: encode what is new or changed, forget what is gone.
+
+    Without --model, an index that is there keeps its own; a new one gets a model fitted to the images (ITQ on the
+    features of EfficientNet-Lite0), which takes no labels and no download.
+
+    Only what lies below the folder is forgotten; with --labels, only images the file lists are kept. Cut off at any
+    point, the index stays as it was last committed, and the same command carries on. Examples:
+
+        hashfaiss build --images photos/
+
+        hashfaiss build --model dhida.pt --images photos/
+    """
+    from hashfaiss.cli.console import bar, note, say, shown_path
+    from hashfaiss.encoding.encoder import Encoder
+    from hashfaiss.library.image_index import ImageIndex
+    from hashfaiss.library.sync import check_images
+    from hashfaiss.storage.manifest import MANIFEST
+
+    if images.is_file():
+        raise ArgumentError(f"{str(images)!r} is a file: give a folder of images")
+    there = (index / MANIFEST).exists()
+    encoder = Encoder.load(model, device, precision) if model is not None else None
+    if not there:
+        check_images(images, labels)
+    if encoder is None:
+        encoder = ImageIndex.open(index, device=device).encoder if there else _fitted(images, bits, device)
+    opened = ImageIndex.create(encoder, index, "auto" if kind is None else kind)
+    with bar("encode") as progress:
+        report = opened.build(images, labels, kind, strict, progress)
+    for path, reason in report.skipped[:5]:
+        note(f"skipped {shown_path(path)}: {reason}")
+    where = f" (see {shown_path(str(report.skipped_report))})" if report.skipped else ""
+    say(
+        f"{report.encoded:,} encoded, {report.unchanged:,} unchanged, {report.removed:,} removed, "
+        f"{len(report.skipped):,} skipped{where}, {report.seconds:.1f} s, {report.images_per_second:,.0f} images/s"
+    )
+
+
+def _fitted(images: Path, bits: int, device: str) -> Encoder:
+    """An encoder for images without labels."""
+    from hashfaiss.cli.console import bar, note
+    from hashfaiss.train.unlabelled import fit_to_folder
+
+    with bar("look at images") as progress:
+        encoder = fit_to_folder(images, bits, device=device.partition(",")[0], progress=progress)
+    count = encoder.facts["training_images"]
+    note(
+        f"no model was given: ITQ of {encoder.bits} bits was fitted to the features that EfficientNet-Lite0 (ImageNet) "
+        f"has of {count:,} images; with labels, `hashfaiss train` learns what you call alike"
+    )
+    return encoder
+
+
+@app.command()
+def info(index: IndexOption = DEFAULT_INDEX, as_json: JsonOption = False) -> None:
+    """Show what an index holds and how it is searched. Example: hashfaiss info --index photos.index"""
+    from hashfaiss.cli.console import print_json, print_table
+    from hashfaiss.library.image_index import ImageIndex
+
+    facts = ImageIndex.open(index).info()
+    if as_json:
+        print_json(facts)
+    else:
+        rows = [(name.replace("_", " "), f"{v:,}" if isinstance(v, int) else str(v)) for name, v in facts.items()]
+        print_table(("", str(index)), rows)
+
+
+@app.command()
+def tune(
+    index: IndexOption = DEFAULT_INDEX,
+    recall: Annotated[float, typer.Option(help="Share of the nearest, by distance, that must be found.")] = 0.99,
+    memory: Annotated[
+        str | None, typer.Option("--memory", help="That codes and FAISS index may take, such as 500MB or 4GB.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure FAISS kinds on the codes at hand, choose the fastest in batch that reaches the recall, and keep it.
+
+    Queries are codes of the index that are held out of it meanwhile. The recall has to be reached, with 95 % certainty,
+    for the 1, 10 and 100 nearest, and by the kind chosen once more for other queries. "unlike" is what codes with 15 %
+    of their bits flipped, 30 % and half of them find of their 10 nearest, the worst of these; answers that are far and
+    not certified are answered again, exactly, and so is what asks for more than 100. Rates are of one thread. Queries
+    of images are exact without all this; what is chosen here serves `--approximate`. Example:
+
+        hashfaiss tune --recall 0.999 --memory 4GB
+    """
+    from hashfaiss.cli.console import note, print_json, print_table, say
+    from hashfaiss.library.image_index import ImageIndex
+
+    limit = None if memory is None else _bytes(memory)
+    tuning = ImageIndex.open(index).tune(recall, limit, note)
+    if as_json:
+        print_json(tuning.as_dict())
+        return
+    rows = [
+        (
+            trial.kind,
+            *(f"{share:.4f}" for share in trial.recall.values()),
+            f"{trial.at_least:.4f}",
+            "-" if trial.confirmed is None else f"{trial.confirmed:.4f}",
+            "-" if trial.unlike is None else f"{trial.unlike:.4f}",
+            f"{100 * trial.certified:.1f} %",
+            f"{100 * trial.again:.1f} %",
+            f"{trial.batch_rate:,.0f}",
+            f"{trial.single_rate:,.0f}",
+            f"{trial.bytes_per_code:.1f}",
+            f"{trial.build_seconds:.1f} s",
+        )
+        for trial in tuning.trials
+    ]
+    recalls = [f"recall of {k}" for k in (tuning.trials[0].recall if tuning.trials else ())]
+    titles = ("kind", *recalls, "at least", "confirmed", "unlike", "certified", "again")
+    print_table((*titles, "queries/s in batch", "alone", "bytes a code", "built in"), rows)
+    say(f"chosen: {tuning.kind}: {tuning.why}")
+
+
+def _bytes(text: str) -> int:
+    """`500MB` as a number of bytes; ArgumentError where it is none."""
+    units = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+    found = re.fullmatch(r"([0-9]{1,12}(?:\.[0-9]{1,6})?) ?([KMGT]?B?)", text.strip().upper())
+    if found is None or found[2] not in units:
+        raise ArgumentError(f"memory is {text!r}: give bytes, such as 500MB or 4GB")
+    return int(float(found[1]) * units[found[2]])
+
+
+@app.command()
+def verify(index: IndexOption = DEFAULT_INDEX) -> None:
+    """Read every stored file and check that it is what was written. Example: hashfaiss verify"""
+    from hashfaiss.cli.console import say
+    from hashfaiss.library.image_index import ImageIndex
+
+    sound = True
+    for name, trouble in ImageIndex.open(index).verify():
+        say(f"{name}: {trouble or 'sound'}")
+        sound = sound and trouble is None
+    if not sound:
+        raise typer.Exit(1)
+
+
+@app.command()
+def remove(
+    paths: Annotated[list[str], typer.Argument(help="Images, or folders of images, to take out.")],
+    index: IndexOption = DEFAULT_INDEX,
+) -> None:
+    """Take images out of an index. The files stay, and the next build of their folder brings them back.
+
+    Example: hashfaiss remove photos/old/
+    """
+    from hashfaiss.cli.console import say
+    from hashfaiss.library.image_index import ImageIndex
+
+    opened = ImageIndex.open(index)
+    say(f"{opened.remove(paths):,} removed, {len(opened):,} left")

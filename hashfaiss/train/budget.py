@@ -1,0 +1,81 @@
+"""How many epochs fit into the minutes a person gives, from what the machine is seen to do."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from hashfaiss.train.data import TrainingData, augment_batch
+from hashfaiss.train.frozen import frozen_features
+from hashfaiss.train.settings import PRECISIONS, Settings
+
+MEASURED = 3  # batches, after one that warms up
+INFERENCE = 3  # times as fast as training, about: there is no way back through the network
+MOST = 200  # epochs, however few the images
+
+
+def fit_into_minutes(
+    settings: Settings, network: Any, data: TrainingData, spent: float, say: Callable[[str], None]
+) -> Settings:
+    """`settings` with as many epochs of the whole network as fit into its minutes.
+
+    Args:
+        network: on its device, and left as it is.
+        spent: seconds that are over already.
+        say: told how many, and why.
+    """
+    assert settings.minutes is not None
+    training, validation = len(data.training), len(data.validation)
+    rate = training_rate(settings, network, data)
+    seconds = settings.minutes * 60 - spent
+    if settings.freeze:
+        seconds -= (training + validation) / features_rate(settings, network, data)
+    epochs = min(MOST, epochs_that_fit(seconds, training, validation / settings.evaluate_every, rate))
+    if settings.freeze:
+        say(
+            f"{settings.epochs} epochs of the hash layer on features computed once, then {epochs} of the whole "
+            f"network: at {rate:,.0f} images/s they fit into {settings.minutes:g} minutes"
+        )
+        return dataclasses.replace(settings, finetune=epochs)
+    epochs = max(1, epochs)
+    say(f"{epochs} epochs: at {rate:,.0f} images/s they fit into {settings.minutes:g} minutes")
+    return dataclasses.replace(settings, epochs=epochs)
+
+
+def epochs_that_fit(seconds: float, training: int, validation: float, rate: float) -> int:
+    """Epochs of `training` images at `rate` images a second, each with so many that are validated, in `seconds`."""
+    return max(0, int(seconds / ((training + validation / INFERENCE) / rate)))
+
+
+def training_rate(settings: Settings, network: Any, data: TrainingData) -> float:
+    """Images a second through augmentation, network and back, on a copy of the network."""
+    device, precision = torch.device(settings.device), PRECISIONS[settings.precision]
+    made = copy.deepcopy(network).train()
+    batch = data.training.images[: settings.batch]
+    generator = torch.Generator().manual_seed(settings.seed)
+    best = float("inf")
+    for _ in range(1 + MEASURED):
+        started = time.perf_counter()
+        images = augment_batch(batch.to(device), settings.augment, settings.preprocessing.size, generator)
+        inputs = settings.preprocessing.normalise(images).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(device.type, precision, enabled=precision != torch.float32):
+            outputs = made(inputs)
+        torch.autograd.backward(outputs.float().square().mean())
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        best = min(best, time.perf_counter() - started)
+    return len(batch) / best
+
+
+def features_rate(settings: Settings, network: Any, data: TrainingData) -> float:
+    """Images a second through the backbone alone."""
+    images = data.training.images[: 2 * settings.batch]
+    made = copy.deepcopy(network).eval()
+    started = time.perf_counter()
+    frozen_features(made.frozen, images, settings.preprocessing, torch.device(settings.device))
+    return len(images) / (time.perf_counter() - started)

@@ -1,0 +1,124 @@
+"""An encoder for a folder of photographs without labels: ITQ on the features of a pretrained backbone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hashfaiss.codes import pack_tensor
+from hashfaiss.encoding.encoder import Encoder, choose_device
+from hashfaiss.encoding.items import Item
+from hashfaiss.encoding.learned import LearnedCodes
+from hashfaiss.encoding.pipeline import encode_stream
+from hashfaiss.encoding.precision import CLOSE
+from hashfaiss.errors import ArgumentError, TrainingError
+from hashfaiss.images.finding import ImageFile, find_images
+from hashfaiss.images.preprocessing import Preprocessing
+from hashfaiss.images.typical import typical_size
+from hashfaiss.networks.backbone import Backbone
+from hashfaiss.networks.backbones import backbone_facts
+from hashfaiss.networks.features import FeatureHash
+from hashfaiss.networks.timm_backbones import LITE0
+from hashfaiss.networks.weights import published_weights
+from hashfaiss.train.methods.itq import ITQ
+from hashfaiss.train.shallow import fixed_backbone
+
+SAMPLE = 20_000  # images ITQ is fitted to: twice as many change nothing that can be measured
+LEAST = 9  # images, for 8 bits
+
+
+def fit_to_folder(
+    folder: str | os.PathLike[str],
+    bits: int = 64,
+    sample: int = SAMPLE,
+    seed: int = 0,
+    device: str = "auto",
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Encoder:
+    """Fit ITQ to EfficientNet-Lite0's features (ImageNet weights, no download) of images below `folder`.
+
+    The encoder remembers the codes of the images it was fitted to, so that an index of them computes no feature twice.
+
+    Args:
+        folder: of images; what names its folders have does not matter.
+        bits: K; of fewer than K + 1 images, the largest of 32, 16 and 8 that they allow.
+        sample: images it is fitted to at most, drawn with `seed`.
+        progress: called with (images done, images to do).
+
+    Raises:
+        ArgumentError: `folder` is not a folder, or K is out of range.
+        TrainingError: fewer than 9 images that can be read.
+    """
+    files = list(find_images(folder))
+    if len(files) > sample:
+        drawn = np.random.default_rng(seed).choice(len(files), sample, replace=False)
+        files = [files[number] for number in np.sort(drawn)]
+    backbone = fixed_backbone(LITE0, "imagenet", choose_device(device))
+    features, digests, skipped = _features(_encoder(backbone, bits, files, device), files, progress)
+    count = len(digests)
+    if count < LEAST:
+        reason = f"; {skipped[0][0]!r} cannot be read: {skipped[0][1]}" if skipped else ""
+        raise TrainingError(
+            f"{os.fspath(folder)!r} holds {count} image{'s' * (count != 1)} that can be read{reason}: fitting a model "
+            f"to images without labels takes {LEAST} or more; give more, or a model with --model"
+        )
+    method = ITQ(torch.zeros(count, 0), next(fewer for fewer in (bits, 32, 16, 8) if fewer < count))
+    try:
+        tensors = method.fit(features, torch.Generator().manual_seed(seed))
+    except ArgumentError as error:  # images that are all alike
+        raise TrainingError(f"a model cannot be fitted to {os.fspath(folder)!r}: {error}") from None
+    encoder = _encoder(backbone, method.bits, files, device)
+    network: Any = encoder.network
+    network.fill(tensors)
+    encoder.facts = {
+        "backbone": LITE0,
+        "weights": "imagenet",
+        "published_weights": published_weights(LITE0, "imagenet"),
+        "method_options": {"iterations": method.iterations},
+        "training_images": count,
+        "skipped_images": len(skipped),
+        "seed": seed,
+        "torch": str(torch.__version__),
+    }
+    encoder.remembered = _clear_codes(network.hash_features(features), digests)
+    return encoder
+
+
+def _encoder(backbone: Backbone, bits: int, files: list[ImageFile], device: str) -> Encoder:
+    arguments = {"backbone": LITE0, "bits": bits, "kind": "linear"}
+    network = FeatureHash(LITE0, bits)
+    network.backbone = backbone
+    facts, size = network.backbone.facts, typical_size(files)
+    preprocessing = Preprocessing(size, "crop", facts.mean, facts.std, facts.crop, facts.interpolation)
+    return Encoder(network, "features", arguments, preprocessing, "itq", device=device)
+
+
+def _clear_codes(outputs: Tensor, digests: list[bytes]) -> LearnedCodes:
+    """Codes of outputs u (n, K), but of those that float32 cannot tell from zero: they are computed again."""
+    size = outputs.square().mean(dim=1, keepdim=True).sqrt()
+    clear = (outputs.abs() > CLOSE * size).all(dim=1)
+    known = [digest for digest, sure in zip(digests, clear.tolist(), strict=True) if sure]
+    return LearnedCodes(known, pack_tensor(outputs[clear]).numpy())
+
+
+def _features(
+    encoder: Encoder, files: list[ImageFile], progress: Callable[[int, int], None]
+) -> tuple[Tensor, list[bytes], list[tuple[str, str]]]:
+    """Features (n, dim), digests of the files, and the images that cannot be read."""
+    features = [torch.empty(0, backbone_facts(LITE0).dim)]
+    digests: list[bytes] = []
+    skipped: list[tuple[str, str]] = []
+    done = 0
+    for batch in encode_stream(encoder, (Item(file) for file in files), features=True):
+        if batch.features is not None:
+            features.append(torch.from_numpy(batch.features))
+        digests += batch.digests
+        skipped += [(item.path or "", reason) for item, reason in batch.skipped]
+        done += len(batch.items) + len(batch.skipped)
+        progress(done, len(files))
+    return torch.cat(features), digests, skipped

@@ -1,0 +1,21 @@
+"""What the tests of builds share: what a build did, and what an index holds."""
+
+from __future__ import annotations
+
+import os
+
+
+def counts(report):
+    return report.encoded, report.unchanged, report.removed, len(report.skipped)
+
+
+def content(index):
+    """Path below the index's own folder → code and labels, of every image."""
+    codes, _ = index.store.codes()
+    rows = [row for _, row in index.store.rows()]
+    assert len({row.path for row in rows}) == len(rows)
+    return {os.fsdecode(row.path): (code.tobytes(), row.labels) for row, code in zip(rows, codes, strict=True)}
+
+
+def later(path):
+    os.utime(path, ns=(1, path.stat().st_mtime_ns + 10**9))

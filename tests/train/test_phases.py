@@ -1,0 +1,179 @@
+"""Trainings in phases: the head on features that stay, then all; schedules; epochs that fit into minutes."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from trainings import StopAt, options
+
+from hashfaiss.encoding.encoder import Encoder
+from hashfaiss.errors import ArgumentError
+from hashfaiss.networks import build_network
+from hashfaiss.train import budget, defaults
+from hashfaiss.train.budget import epochs_that_fit
+from hashfaiss.train.data import augment_batch
+from hashfaiss.train.defaults import PEOPLE, defaults_for_people
+from hashfaiss.train.frozen import frozen_features
+from hashfaiss.train.phases import Phase, phases_of, rate_factor
+from hashfaiss.train.prepare import prepare_training
+from hashfaiss.train.settings import settle
+from hashfaiss.train.trainer import train
+
+FROZEN: dict[str, Any] = {"freeze": True, "epochs": 3, "finetune": 2, "learning_rate": 1e-3}
+
+
+def settled(images: Path, **changes: Any) -> Any:
+    return settle(options(images, Path("m.pt"), **changes))
+
+
+def test_rates_follow_the_length_of_a_phase(images: Path) -> None:
+    steps = settled(images, schedule="steps", epochs=9, lr_step=3, lr_factor=0.1)
+    assert [rate_factor(steps, phases_of(steps)[0], epoch, 0.5) for epoch in (1, 3, 4, 7)] == [1, 1, 0.1, 0.1**2]
+    cosine, second = settled(images, schedule="cosine", **FROZEN), Phase("whole", 4, 5)
+    assert phases_of(cosine) == [Phase("head", 1, 3), second]
+    for epoch, share, done in [(4, 0, 0), (4, 0.5, 0.25), (5, 0, 0.5), (5, 0.9, 0.95)]:
+        assert rate_factor(cosine, second, epoch, share) == pytest.approx((1 + math.cos(math.pi * done)) / 2)
+    one = settled(images, schedule="one-cycle", **FROZEN)
+    assert rate_factor(one, second, 4, 0) == pytest.approx(1 / 25)
+    assert rate_factor(one, second, 4, 0.25) == pytest.approx((1 / 25 + 1) / 2)
+    assert rate_factor(one, second, 4, 0.5) == 1
+    assert rate_factor(one, second, 5, 0.25) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("attention", ["none", "ida"])
+def test_a_frozen_training_changes_the_head_alone(attention: str, images: Path, tmp_path: Path) -> None:
+    asked = options(images, tmp_path / "m.pt", **{**FROZEN, "finetune": 0, "attention": attention})
+    with torch.random.fork_rng():
+        torch.manual_seed(asked.seed)
+        before = build_network("hash", settle(asked).network_arguments).state_dict()
+    result = train(asked)
+    after = torch.load(result.out, weights_only=True)["state_dict"]
+    changed = {key.split(".")[0] for key in after if not torch.equal(after[key], before[key])}
+    assert changed == {"hash_layer"} | ({"attention"} if attention == "ida" else set())
+    assert result.history[-1].loss < result.history[0].loss
+    assert len(result.history) == 3
+
+
+def test_the_head_is_trained_on_what_the_network_gives(images: Path, tmp_path: Path) -> None:
+    result = train(options(images, tmp_path / "m.pt", **{**FROZEN, "finetune": 0, "attention": "none"}))
+    encoder = Encoder.load(result.out, "cpu")
+    network: Any = encoder.network
+    pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (40, 3, 16, 16), np.uint8))
+    with torch.no_grad():
+        found = frozen_features(network.frozen, pixels, encoder.preprocessing, torch.device("cpu"))
+        whole = network(encoder.preprocessing.normalise(pixels))
+        assert torch.allclose(network.head(found), whole, atol=1e-5)
+    assert torch.allclose(found, encoder.features(pixels), atol=1e-6)
+
+
+def test_then_all_of_it(images: Path, tmp_path: Path) -> None:
+    told = []
+    result = train(options(images, tmp_path / "m.pt", **FROZEN), progress=told.append)
+    assert [row.epoch for row in result.history] == [1, 2, 3, 4, 5]
+    assert {at.epochs for at in told if at.epoch} == {5}
+    head = train(options(images, tmp_path / "h.pt", **{**FROZEN, "finetune": 0}))
+    assert [row.loss for row in result.history[:3]] == [row.loss for row in head.history]
+
+
+@pytest.mark.parametrize("stop", [1, 3, 4])
+def test_cut_off_in_any_phase_and_continued_is_the_same(stop: int, images: Path, tmp_path: Path) -> None:
+    asked = {**FROZEN, "schedule": "one-cycle", "optimiser": "adamw", "augment": "flip"}
+    whole = train(options(images, tmp_path / "whole.pt", **asked))
+    cut = options(images, tmp_path / "cut.pt", **asked)
+    with pytest.raises(KeyboardInterrupt):
+        train(cut, progress=StopAt(stop))
+    again = train(cut, resume=True)
+    assert [row.loss for row in again.history] == [row.loss for row in whole.history]
+    states = [torch.load(result.out, weights_only=True)["state_dict"] for result in (whole, again)]
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"finetune": 2}, "finetune is 2 without freeze"),
+        ({"freeze": True, "network": "dual-stream", "attention": None}, "freeze is for the network 'hash'"),
+        ({"freeze": "yes"}, "freeze is 'yes'"),
+        ({"minutes": 5.0}, "minutes decide epochs, and both were given"),
+        ({"minutes": 5.0, "freeze": True, "finetune": 3}, "minutes decide finetune"),
+        ({"minutes": 0.0, "epochs": None}, "minutes is 0.0: give a number above 0"),
+        ({"schedule": "linear"}, "unknown schedule 'linear'"),
+        ({"method": "itq", "freeze": True}, "is a setting of networks that are trained"),
+        ({"method": "gah", "freeze": True}, "is a setting of the trainer's optimiser"),
+    ],
+)
+def test_what_does_not_go_together_is_told(wrong: dict[str, Any], message: str, images: Path) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        settle(options(images, Path("m.pt"), **wrong))
+
+
+def test_as_many_epochs_as_fit() -> None:
+    assert epochs_that_fit(100, 1000, 0, 100) == 10
+    assert epochs_that_fit(109, 1000, 0, 100) == 10
+    assert epochs_that_fit(100, 1000, 300, 100) == 9  # validation costs a third an image
+    assert epochs_that_fit(-5, 1000, 0, 100) == 0
+
+
+def test_minutes_decide_once(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # three epochs in all the time, but for what is over already: little, also on a busy machine
+    monkeypatch.setattr(budget, "training_rate", lambda *_: 27 * 3 / 6000)
+    monkeypatch.setattr(budget, "features_rate", lambda *_: 1e9)
+    monkeypatch.setattr(budget, "INFERENCE", math.inf)
+    asked = options(images, tmp_path / "m.pt", freeze=True, epochs=1, minutes=100.0)
+    said: list[str] = []
+    with pytest.raises(KeyboardInterrupt):
+        train(asked, progress=StopAt(2), say=said.append)
+    (sentence,) = said
+    assert sentence == (
+        "1 epochs of the hash layer on features computed once, then 2 of the whole network: at 0 images/s they fit "
+        "into 100 minutes"
+    )
+    monkeypatch.setattr(budget, "training_rate", pytest.fail)  # of a training that goes on, they are known
+    assert len(train(asked, resume=True, say=said.append).history) == 3
+    assert len(said) == 1
+
+
+def test_an_epoch_at_least(images: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    result = train(options(images, tmp_path / "m.pt", epochs=None, minutes=1e-9), say=said.append)
+    assert len(result.history) == 1
+    assert said[0].startswith("1 epochs: at ")
+
+
+@pytest.mark.parametrize("kind", ["photo", "randaugment"])
+def test_variations_of_photographs_are_seeded_and_of_the_size_asked_for(kind: Any) -> None:
+    pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (6, 3, 37, 37), np.uint8))
+    with torch.random.fork_rng():
+        made = []
+        for seed in (1, 1, 2):
+            torch.manual_seed(seed)
+            made.append(augment_batch(pixels, kind, 32, torch.Generator()))
+    assert made[0].shape == (6, 3, 32, 32)
+    assert made[0].dtype == torch.uint8
+    assert torch.equal(made[0], made[1])
+    assert not torch.equal(made[0], made[2])
+    assert len({image.numpy().tobytes() for image in made[0]}) == 6
+
+
+def test_without_a_recipe_a_training_is_for_people(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = prepare_training(images=photos, bits=16)
+    assert (options.backbone, options.freeze, options.minutes, options.size) == ("efficientnet-lite0", True, 15, 128)
+    assert options.batch == 16  # of few images
+    assert prepare_training(images=photos, method="itq").backbone == "efficientnet-lite0"
+    fixed = prepare_training(images=photos, finetune=3)
+    assert (fixed.finetune, fixed.minutes) == (3, None)
+    assert prepare_training(images=photos, backbone="resnet18").size is None
+    for knowing in ({"epochs": 5}, {"weights": "none"}, {"network": "dual-stream"}, {"method": "gah"}):
+        assert defaults_for_people(photos, knowing) == {}
+        assert prepare_training(images=photos, **knowing).freeze is None
+    assert prepare_training(images=photos, recipe="dhida").minutes is None
+    assert settle(options).schedule == PEOPLE["schedule"]
+    monkeypatch.setattr(defaults, "MANY", 11)
+    assert settle(prepare_training(images=photos)).method_options["memory"] is False
+    assert settle(prepare_training(images=photos, option=["memory=true"])).method_options["memory"] is True
+    assert prepare_training(images=photos, method="csq").method_options == {}
