@@ -104,8 +104,9 @@ def nearest(place: Codes | Lists, queries: Codes, k: int, threads: int = 1) -> N
     Where there are fewer, the rest are at position -1. Positions are rows, or ids of the lists from 0 to 2^48 - 1.
 
     Raises:
-        ValueError, TypeError: arrays of another type or shape, not contiguous, or a k below 1.
+        ValueError, TypeError: arrays of another type or shape, codes that are not contiguous, or a k below 1.
     """
+    queries = np.ascontiguousarray(queries)
     distances, positions = np.empty((len(queries), k), np.int32), np.empty((len(queries), k), np.int64)
     if threads == 1:
         return Nearest(distances, positions, _core.nearest(place, queries, distances, positions))
@@ -119,7 +120,7 @@ def nearest(place: Codes | Lists, queries: Codes, k: int, threads: int = 1) -> N
 
 def within(place: Codes | Lists, queries: Codes, radius: int, threads: int = 1) -> Within:
     """All at distance `radius` or less, among codes or in lists; errors as `nearest`."""
-    counts = np.empty(len(queries), np.int64)
+    queries, counts = np.ascontiguousarray(queries), np.empty(len(queries), np.int64)
 
     def search(rows: slice) -> tuple[bytes, int]:
         found: tuple[bytes, int] = _core.within(place, radius, queries[rows], counts[rows])
@@ -144,6 +145,7 @@ def lists(codes: Sequence[Codes], ids: Sequence[Int64], centroids: Codes) -> Lis
 
 def assign(codes: Codes, centroids: Codes, threads: int = 1) -> tuple[Int32, Int32]:
     """For each of `codes` (n, bytes) its distance from the nearest centroid, and which that is: the first of equals."""
+    codes, centroids = np.ascontiguousarray(codes), np.ascontiguousarray(centroids)
     distances, numbers = np.empty(len(codes), np.int32), np.empty(len(codes), np.int32)
     _shared(len(codes), threads, lambda rows: _core.assign(codes[rows], centroids, distances[rows], numbers[rows]))
     return distances, numbers

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from hashfaiss.codes import hamming, pack
 from hashfaiss.errors import ArgumentError
-from hashfaiss.indexes import KINDS, CodeIndex, Trust, code_index, parse_kind, trials, tune, tuning
+from hashfaiss.indexes import KINDS, CodeIndex, Trust, code_index, kernels, parse_kind, trials, tune, tuning
 from hashfaiss.indexes.trials import Sample, at_least, unlike
 
 
@@ -25,7 +25,8 @@ def one_thread():
 
 @pytest.fixture
 def by_work(monkeypatch):
-    """Speed as the kinds predict it: what is chosen must not hang on how busy the machine is."""
+    """Speed as the kinds predict it, and FAISS's scans: what is chosen must not hang on the machine."""
+    monkeypatch.setattr(kernels, "_path", None)
     monkeypatch.setattr(trials, "rates", lambda kind, codes, k: (1e9 / max(1.0, kind.work), 1e6 / max(1.0, kind.work)))
 
 
