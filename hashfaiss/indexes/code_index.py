@@ -306,7 +306,10 @@ class CodeIndex:
 
     def _widened(self, queries: Codes, best: Found, rows: Int64, radii: Int32, found: int) -> Found:
         """Answer queries `rows` again, completely: all codes within `radii`, or the `found` nearest of all codes."""
-        n, flat, flat_work = len(self.distinct), self.flat.work, self._work(self.flat, found)
+        if self.kind.certain is not None:
+            complete = self._first(True, len(rows), None if found else int(radii[0]))
+            return self._again(complete, queries, best, rows, radii, found)
+        flat, flat_work = self.flat.work, self._work(self.flat, found)
         dear = rows
         for part in _slices(len(rows), 1, flat_work):
             done, answered = self.kind.balls(queries[rows[part]], radii[part], CHEAPER * flat)
@@ -318,11 +321,15 @@ class CodeIndex:
             enough = np.flatnonzero(np.diff(tried.offsets) >= found)
             best = best.put(untried[done[enough]], tried.rows(enough))
             dear = np.setdiff1d(dear, untried[done[enough]])
-        for part in _slices(len(dear), found or n * ANSWERS_PER_CALL // MOST_PER_CALL, flat_work):
-            chosen = dear[part]
-            asked = queries[chosen]
-            scanned = self.flat.nearest(asked, found) if found else self.flat.within(asked, int(radii[0]))
-            best = best.put(chosen, scanned)
+        return self._again(self.flat, queries, best, dear, radii, found)
+
+    def _again(self, complete: Searcher, queries: Codes, best: Found, rows: Int64, radii: Int32, found: int) -> Found:
+        """Queries `rows` answered by who answers completely: the `found` nearest, or all within their one radius."""
+        most = found or len(self.distinct) * ANSWERS_PER_CALL // MOST_PER_CALL
+        for part in _slices(len(rows), most, self._work(complete, found)):
+            asked = queries[rows[part]]
+            answered = complete.nearest(asked, found) if found else complete.within(asked, int(radii[0]))
+            best = best.put(rows[part], answered)
         return best
 
 

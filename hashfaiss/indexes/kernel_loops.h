@@ -62,6 +62,8 @@ TARGET INLINE int PATH(scan_words)(const uint8_t *codes, size_t stride, int n, i
 #define NEXT(number)                                                                                                   \
     (rows ? PATH(in_rows)(codes + number * next, words, query) : PATH(of)(codes + number * next, stride, words, query))
     for (int i = 0; i < n; i += GROUP, codes += 4 * next) {
+        for (size_t line = 0; !stride && line < 4 * next; line += 64)
+            FETCH(codes + AHEAD + line);
         const VEC a = NEXT(0), b = NEXT(1), c = NEXT(2), d = NEXT(3);
         if (!BELOW(LESSER(LESSER(a, b), LESSER(c, d)), limit))
             continue;

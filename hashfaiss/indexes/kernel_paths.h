@@ -2,9 +2,13 @@
 
 #if defined(__GNUC__)
 #define INLINE static inline __attribute__((always_inline))
+#define FETCH __builtin_prefetch /* which may point anywhere */
 #else
 #define INLINE static __forceinline
+#define FETCH(at) ((void)(at))
 #endif
+
+#define AHEAD 2048 /* bytes: measured, for one query over codes that no cache near the core holds */
 
 #define LESS(a, b) ((a) < (b) ? (a) : (b))
 

@@ -3,7 +3,7 @@
 #define MAX_WORDS 31        /* of a code: a byte counts the ones of 31 bytes, and 11 bits those of all */
 #define MAX_LISTS (1 << 20) /* so that distance << 20 | number has 31 bits */
 #define STEP 32             /* codes; every path's groups are parts of it */
-#define BLOCK 4096          /* words, 32 KB */
+#define BLOCK 4096          /* words; half as many where they are copied: both must stay in the cache */
 #define TILE 256            /* queries that meet a block; their heaps stay in the next cache */
 #define FEW 16              /* queries that do not pay for planes of what they meet */
 #define MANY INT32_MAX
@@ -55,7 +55,7 @@ static int begin(Work *work, const Py_buffer *queries, const Lists *lists)
 {
     const size_t width = (size_t)queries->shape[1], words = (width + 7) / 8, count = lists ? (size_t)lists->count : 0;
     *work = (Work){.path = current, .lists = lists, .width = (int)width, .words = (int)words};
-    work->block = BLOCK / work->words / STEP * STEP;
+    work->block = words == 1 ? BLOCK : BLOCK / 2 / work->words / STEP * STEP;
     work->queries = calloc((size_t)queries->shape[0] * words + 1, 8);
     work->planes = calloc(BLOCK + 8 * MAX_WORDS, 8);
     work->hits = malloc(8 * (BLOCK + 1)), work->near = malloc(8 * (BLOCK + count + STEP));

@@ -145,6 +145,7 @@ def lists(codes: Sequence[Codes], ids: Sequence[Int64], centroids: Codes) -> Lis
 
 def assign(codes: Codes, centroids: Codes, threads: int = 1) -> tuple[Int32, Int32]:
     """For each of `codes` (n, bytes) its distance from the nearest centroid, and which that is: the first of equals."""
+    codes, centroids = np.ascontiguousarray(codes), np.ascontiguousarray(centroids)
     distances, numbers = np.empty(len(codes), np.int32), np.empty(len(codes), np.int32)
     _shared(len(codes), threads, lambda rows: _core.assign(codes[rows], centroids, distances[rows], numbers[rows]))
     return distances, numbers

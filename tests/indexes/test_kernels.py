@@ -170,6 +170,16 @@ def test_of_lists_in_order_only_shells_are_compared(path):
     assert compared[False] < len(queries) * len(codes)
 
 
+def test_queries_may_be_every_other_row(path):
+    codes = np.random.default_rng(4).integers(0, 4, (500, 8), dtype=np.uint8)
+    for queries in (codes[::7], np.asfortranarray(codes[:9])):
+        found, within = kernels.nearest(codes, queries, 3), kernels.within(codes, queries, 9)
+        assert np.array_equal(found.positions, kernels.nearest(codes, queries.copy("C"), 3).positions)
+        assert np.array_equal(within.positions, kernels.within(codes, queries.copy("C"), 9).positions)
+        nearest = kernels.nearest(codes[::100].copy(), queries, 1).positions[:, 0]
+        assert np.array_equal(kernels.assign(queries, codes[::100])[1], nearest)
+
+
 def test_lists_keep_what_they_search_in(path):
     random = np.random.default_rng(1)
     codes = random.integers(0, 256, (5000, 8), dtype=np.uint8)
