@@ -36,7 +36,9 @@ def build(
         str | None,
         typer.Option("--kind", help="auto, flat, hash, multihash, ivf, hnsw, gpu, or such as hash:b=16,flips=2."),
     ] = None,
-    bits: Annotated[int, typer.Option("--bits", help="Of a model that is fitted to the images.")] = 64,
+    bits: Annotated[
+        int | None, typer.Option("--bits", help="Of a model that is fitted to the images; default: 64.")
+    ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at an image that cannot be read.")] = False,
     device: DevicesOption = "auto",
     precision: Annotated[
@@ -57,18 +59,26 @@ def build(
     """
     from hashfaiss.cli.console import bar, note, say, shown_path
     from hashfaiss.encoding.encoder import Encoder
-    from hashfaiss.library.image_index import ImageIndex
+    from hashfaiss.indexes import parse_kind
+    from hashfaiss.library.image_index import ENCODER, ImageIndex
     from hashfaiss.library.sync import check_images
     from hashfaiss.storage.manifest import MANIFEST
 
     if images.is_file():
         raise ArgumentError(f"{str(images)!r} is a file: give a folder of images")
     there = (index / MANIFEST).exists()
+    if bits is not None and (there or model is not None):
+        raise ArgumentError(f"--bits {bits} is of a model that is fitted to the images, and there is one: leave it out")
+    parse_kind(kind or "auto", bits or 64, 0)  # before the work
     encoder = Encoder.load(model, device, precision) if model is not None else None
     if not there:
         check_images(images, labels)
     if encoder is None:
-        encoder = ImageIndex.open(index, device=device).encoder if there else _fitted(images, bits, device)
+        encoder = (
+            Encoder.load(index / ENCODER, device, precision)
+            if there
+            else _fitted(images, bits or 64, labels, device, precision)
+        )
     opened = ImageIndex.create(encoder, index, "auto" if kind is None else kind)
     with bar("encode") as progress:
         report = opened.build(images, labels, kind, strict, progress)
@@ -81,17 +91,18 @@ def build(
     )
 
 
-def _fitted(images: Path, bits: int, device: str) -> Encoder:
+def _fitted(images: Path, bits: int, labels: Path | None, device: str, precision: str) -> Encoder:
     """An encoder for images without labels."""
     from hashfaiss.cli.console import bar, note
     from hashfaiss.train.unlabelled import fit_to_folder
 
     with bar("look at images") as progress:
-        encoder = fit_to_folder(images, bits, device=device.partition(",")[0], progress=progress)
+        encoder = fit_to_folder(images, bits, labels, device=device, precision=precision, progress=progress)
     count = encoder.facts["training_images"]
+    fewer = "" if encoder.bits == bits else f" (they are too few for {bits})"
     note(
-        f"no model was given: ITQ of {encoder.bits} bits was fitted to the features that EfficientNet-Lite0 (ImageNet) "
-        f"has of {count:,} images; with labels, `hashfaiss train` learns what you call alike"
+        f"no model was given: ITQ of {encoder.bits} bits{fewer} was fitted to the features that EfficientNet-Lite0 "
+        f"(ImageNet) has of {count:,} images; with labels, `hashfaiss train` learns what you call alike"
     )
     return encoder
 

@@ -49,7 +49,8 @@ def _parameter(item: dataclasses.Field[Any]) -> inspect.Parameter:
     text = item.metadata["help"]
     if item.default is not None and str(item.default) not in text:
         text = f"{text.removesuffix('.')}; default: {item.default}."
-    option = typer.Option(f"--{item.name.replace('_', '-')}", help=text)
+    flag = f"--{item.name.replace('_', '-')}"
+    option = typer.Option(f"{flag}/--no-{flag.removeprefix('--')}" if kind is bool else flag, help=text)
     return inspect.Parameter(
         item.name,
         inspect.Parameter.KEYWORD_ONLY,

@@ -45,10 +45,11 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Continue a training that was cut off.")] = False,
     **settings: Any,
 ) -> None:
-    """Train a hashing network on labelled images and write its model file.
+    """Train a hashing network and write its model file; most methods need labels.
 
-    What is not given is as the method's paper has it. The loss curve, metrics.csv and what --resume needs go to a
-    folder beside the model. Examples:
+    Without --recipe, it learns from EfficientNet-Lite0's ImageNet weights for --minutes (15); with --recipe, --epochs
+    or --weights none, what is not given is as the method's paper has it. The loss curve, metrics.csv and what --resume
+    needs go to a folder beside the model. Examples:
 
         hashfaiss train --images photos/ --method dhida --bits 64 --out dhida.pt
 

@@ -241,7 +241,7 @@ class Encoder:
         For telling how well codes keep the features' neighbours; they may differ in their last digits with batch size
         and threads.
         """
-        with torch.inference_mode():
+        with torch.inference_mode(), self.precision.exactly():
             parts = torch.split(images, images_together(self.preprocessing.size))
             network: Any = self.network
             return torch.cat([network.vectors(self._inputs(part)).float().cpu() for part in parts])

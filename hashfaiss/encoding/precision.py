@@ -124,11 +124,11 @@ class Precision:
         Raises:
             ModelError: the network gave NaN or infinity.
         """
-        with torch.inference_mode(), self._exactly():
+        with torch.inference_mode(), self.exactly():
             outputs = self._in_parts(self.made(torch.float32), inputs)
             if not torch.isfinite(outputs).all():
                 raise ModelError("the network's outputs are not finite: the model is broken, train it again")
-            close = _close(outputs, CLOSE)
+            close = close_rows(outputs, CLOSE)
             if len(close):
                 outputs[close] = self.made(torch.float64)(inputs[close].double()).float()
         return outputs
@@ -147,7 +147,7 @@ class Precision:
         with torch.inference_mode():
             started = time.perf_counter()
             numbers = self._in_parts(halved, inputs)
-            close = _close(numbers, share)  # waits for the device
+            close = close_rows(numbers, share)  # waits for the device
             half_seconds = time.perf_counter() - started
             again = torch.arange(len(inputs), device=inputs.device) if both else close
             started = time.perf_counter()
@@ -170,7 +170,7 @@ class Precision:
         return torch.cat([network(part).float() for part in parts])
 
     @contextmanager
-    def _exactly(self) -> Iterator[None]:
+    def exactly(self) -> Iterator[None]:
         """On CUDA, without TF32 and algorithms chosen by timing them: settings of the whole process, put back."""
         if self.device.type != "cuda":
             yield
@@ -207,7 +207,7 @@ def _size(outputs: Tensor) -> Tensor:
     return outputs.square().mean(dim=1, keepdim=True).sqrt()
 
 
-def _close(outputs: Tensor, share: float) -> Tensor:
+def close_rows(outputs: Tensor, share: float) -> Tensor:
     """Rows with an output closer to zero than this share of their size, or one that is no number.
 
     A single output is its own size and says nothing: all such rows are close.

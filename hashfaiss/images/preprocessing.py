@@ -71,6 +71,16 @@ class Preprocessing:
             return image.contiguous()
         return interpolate(image[None], size=(side, side), mode=self.interpolation, antialias=True)[0]
 
+    def within_margin(self, images: Tensor) -> Tensor:
+        """Images with a margin, uint8 (n, 3, margin_size, margin_size), as `resize` makes them without one."""
+        side = images.shape[-1]
+        if side == self.size:
+            return images
+        if self.fit == "crop":
+            start = (side - self.size) // 2
+            return images[..., start : start + self.size, start : start + self.size]
+        return interpolate(images, size=(self.size, self.size), mode=self.interpolation, antialias=True)
+
     @property
     def margin_size(self) -> int:
         """Side of the image a random crop of `size` is taken from: size * 256 / 224."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hashfaiss.errors import ArgumentError
 from hashfaiss.networks.backbone import Backbone, Facts
-from hashfaiss.networks.timm_backbones import LITE0, PREFIX, TimmBackbone, timm_facts
+from hashfaiss.networks.timm_backbones import LITE0, PREFIX, TimmBackbone, check_size, timm_facts
 from hashfaiss.networks.torchvision_models import alexnet, resnet
 
 
@@ -128,6 +128,12 @@ def build_backbone(name: str) -> Backbone:
 def backbone_facts(name: str) -> Facts:
     """What is known of the backbone called `name`; ArgumentError where there is none."""
     return timm_facts(name) if _is_timm(name) else _ours(name).facts
+
+
+def check_backbone_size(name: str, size: int) -> None:
+    """ArgumentError where the backbone called `name` takes no images of `size` pixels."""
+    if _is_timm(name):
+        check_size(name, size)
 
 
 def _is_timm(name: str) -> bool:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from typing import Any, Literal, NamedTuple
 
@@ -78,7 +78,9 @@ class TimmBackbone(Backbone):
     def neck(self, feature_map: Tensor) -> Tensor:
         match self.described.layout:
             case "tokens" | "vectors":
-                return feature_map.mean(dim=(2, 3))
+                pooled = feature_map.mean(dim=(2, 3))
+                normed: Tensor = getattr(self.body, "fc_norm", nn.Identity())(pooled)  # of models that average
+                return normed
             case "NHWC":
                 feature_map = feature_map.permute(0, 2, 3, 1)
         with self._in_half(feature_map):
@@ -87,7 +89,8 @@ class TimmBackbone(Backbone):
 
     @contextmanager
     def _in_half(self, given: Tensor) -> Iterator[None]:
-        with torch.autocast(given.device.type, self.half_type, enabled=self.half_type is not None):
+        # a trainer's own autocast stays as it is
+        with torch.autocast(given.device.type, self.half_type) if self.half_type else nullcontext():
             yield
 
     @property
@@ -108,8 +111,8 @@ class TimmBackbone(Backbone):
         overlay: dict[str, Any] = {}
         if state is not None:
             own = _create(self.name, classes=None).state_dict()
-            # weights without the classifier are as good
-            overlay = {"state_dict": {**{key: own[key] for key in own if self._is_classifier(key)}, **state}}
+            # the classifier in them may be of other classes, or missing
+            overlay = {"state_dict": {**state, **{key: own[key] for key in own if self._is_classifier(key)}}}
         try:
             loaded = _create(self.name, classes=None, pretrained=True, pretrained_cfg_overlay=overlay)
         except Exception as error:  # of the network, of the hub, of the model's own reader
@@ -169,6 +172,21 @@ def describe(name: str) -> Described:
     cfg = model.pretrained_cfg
     tagged = ".".join(filter(None, (cfg.get("architecture"), cfg.get("tag"))))
     return Described(facts, layout, prefix, cfg.get("license") or "not stated", tagged)
+
+
+@cache
+def check_size(name: str, size: int) -> None:
+    """ArgumentError where a model of timm takes no images of `size` pixels: not all say which they take."""
+    with torch.device("meta"):
+        model = _create(name).eval()
+    try:
+        with torch.no_grad():
+            model.forward_features(torch.empty(1, 3, size, size, device="meta"))
+    except Exception as error:  # whatever its layers say
+        raise ArgumentError(
+            f"size is {size}: {name} takes no such images ({' '.join(str(error).split())[:120]}); give "
+            f"{describe(name).facts.default_size}"
+        ) from None
 
 
 def _layout(found: Any, said: str, prefix: int) -> Layout:

@@ -12,11 +12,14 @@ import torch
 
 from hashfaiss.train.data import TrainingData, augment_batch
 from hashfaiss.train.frozen import frozen_features
+from hashfaiss.train.methods import build_method
+from hashfaiss.train.recipes import with_changes
 from hashfaiss.train.settings import PRECISIONS, Settings
 
 MEASURED = 3  # batches, after one that warms up
 INFERENCE = 3  # times as fast as training, about: there is no way back through the network
 MOST = 200  # epochs, however few the images
+LENGTH = ("epochs", "lr_step", "lr_factor")  # settings that follow it
 
 
 def fit_into_minutes(
@@ -36,15 +39,24 @@ def fit_into_minutes(
     if settings.freeze:
         seconds -= (training + validation) / features_rate(settings, network, data)
     epochs = min(MOST, epochs_that_fit(seconds, training, validation / settings.evaluate_every, rate))
-    if settings.freeze:
+    if settings.freeze and not epochs:
+        say(
+            f"{settings.epochs} epochs of the hash layer on features computed once, and none of the whole network: at "
+            f"{rate:,.0f} images/s not one fits into {settings.minutes:g} minutes"
+        )
+    elif settings.freeze:
         say(
             f"{settings.epochs} epochs of the hash layer on features computed once, then {epochs} of the whole "
             f"network: at {rate:,.0f} images/s they fit into {settings.minutes:g} minutes"
         )
+    if settings.freeze:
         return dataclasses.replace(settings, finetune=epochs)
-    epochs = max(1, epochs)
-    say(f"{epochs} epochs: at {rate:,.0f} images/s they fit into {settings.minutes:g} minutes")
-    return dataclasses.replace(settings, epochs=epochs)
+    method: Any = build_method(settings.method, torch.eye(2), settings.bits, settings.method_options)
+    chosen = max(epochs, method.least_epochs)
+    fit = "fit" if chosen == epochs else "are the least there can be, and do not fit"
+    say(f"{chosen} epochs: at {rate:,.0f} images/s they {fit} into {settings.minutes:g} minutes")
+    changed = with_changes({name: getattr(settings, name) for name in LENGTH}, {"epochs": chosen})
+    return dataclasses.replace(settings, **changed)
 
 
 def epochs_that_fit(seconds: float, training: int, validation: float, rate: float) -> int:

@@ -14,6 +14,7 @@ from hashfaiss.images.finding import find_images
 from hashfaiss.images.typical import typical_size
 from hashfaiss.networks.timm_backbones import LITE0
 from hashfaiss.train.methods import Shallow, SteppingMethod, method_class
+from hashfaiss.train.recipes import method_settings
 
 MINUTES = 15.0
 PEOPLE: dict[str, Any] = {
@@ -43,12 +44,15 @@ def defaults_for_people(images: str | os.PathLike[str], given: Mapping[str, Any]
     the rest is then as the method's paper has it.
     """
     kind = method_class(given.get("method", "dhida"))
-    own_network = given.get("network", "hash") != "hash" or given.get("weights") == "none"
+    network = given.get("network") or method_settings(given.get("method", "dhida")).get("network", "hash")
+    own_network = network != "hash" or given.get("weights") == "none"
     if own_network or "epochs" in given or issubclass(kind, SteppingMethod):
         return {}
     chosen = dict(FITTED if issubclass(kind, Shallow) else PEOPLE)
-    if "finetune" in given:
+    if "finetune" in given or given.get("freeze"):  # so many epochs of all, or none
         chosen.pop("minutes", None)
+    if given.get("freeze") is False:
+        chosen.pop("epochs", None)
     count = sum(1 for _ in find_images(images))
     if "batch" in chosen and count < FEW:
         chosen["batch"] = 16

@@ -76,7 +76,9 @@ def frozen_features(
     """
 
     def features(part: Tensor) -> Tensor:
-        inputs = preprocessing.normalise(part.to(device)).contiguous(memory_format=torch.channels_last)
+        inputs = preprocessing.normalise(preprocessing.within_margin(part).to(device)).contiguous(
+            memory_format=torch.channels_last
+        )
         with torch.inference_mode(), torch.autocast(device.type, precision, enabled=precision != torch.float32):
             return compute(inputs).float().cpu()
 

@@ -57,6 +57,8 @@ def prepare_training(
         )
     constants = {**base.settings.get("method_options", {}), **_constants(option)}
     changed = with_changes(base.settings, settings) if base.settings else settings
+    if settings.get("minutes") is not None and "epochs" not in settings and recipe is not None:
+        changed.pop("epochs", None)
     chosen = {**changed, "method_options": constants}
     model = Path(out or f"{chosen.get('method', 'dhida')}.pt")
     if (images is None) == (data is None):

@@ -152,7 +152,8 @@ def refuse_unfinished(folder: Path) -> None:
     state = read_state(folder)
     if state is None:
         return
-    done, epochs = len(state["history"]), state["settings"]["epochs"]
+    begun = state["settings"]
+    done, epochs = len(state["history"]), begun["epochs"] + begun.get("finetune", 0)
     if done < epochs:
         raise TrainingError(
             f"{str(folder)!r} holds a training stopped after epoch {done} of {epochs}: continue it with --resume, "

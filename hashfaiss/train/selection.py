@@ -21,6 +21,7 @@ from hashfaiss.train.settings import Settings
 from hashfaiss.train.validation import encode_set, leave_one_out_map
 
 NEIGHBOURS = 10
+FEWEST = 50  # images held out: of fewer, chance finds too many
 
 
 class Selection:
@@ -57,6 +58,8 @@ class Selection:
         if codes is None:
             codes = encode_set(encoder, held_out, self.settings.batch)
         if not self.data.classes:
+            if len(held_out) < FEWEST:
+                return None
             return kept_neighbours(encoder.features(held_out.images).numpy(), codes, encoder.bits, NEIGHBOURS).recall
         if encoder.learned is not None:
             database = Database(encoder.learned.codes, encoder.bits, self.data.training.names)

@@ -17,7 +17,7 @@ from hashfaiss.encoding.precision import computes_in_bfloat16
 from hashfaiss.errors import ArgumentError
 from hashfaiss.images.preprocessing import Fit, Preprocessing
 from hashfaiss.networks.attention import PreConvolution, StatAxis
-from hashfaiss.networks.backbones import backbone_facts
+from hashfaiss.networks.backbones import backbone_facts, check_backbone_size
 from hashfaiss.networks.dual_stream import Streams
 from hashfaiss.networks.hashing import Attention
 from hashfaiss.train.data import Augment
@@ -109,6 +109,7 @@ class Settings:
             raise ArgumentError(f"size is {size}: {self.backbone} takes {facts.largest_size} pixels only")
         if size < facts.smallest_size:
             raise ArgumentError(f"size is {size}: {self.backbone} needs {facts.smallest_size} pixels or more")
+        check_backbone_size(self.backbone, size)
         return preprocessing
 
 
@@ -235,4 +236,6 @@ def _check_number(setting: dataclasses.Field[Any], value: Any) -> None:
         return
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not number or not 0 <= value < math.inf or (value == 0 and setting.metadata["above"]):
-        raise ArgumentError(f"{setting.name} is {value!r}: give a number above 0")
+        raise ArgumentError(
+            f"{setting.name} is {value!r}: give a number {'above 0' if setting.metadata['above'] else 'from 0 up'}"
+        )

@@ -24,7 +24,7 @@ from hashfaiss.errors import ArgumentError, DivergedError, ModelError, TrainingE
 from hashfaiss.images.labels import labelled_images
 from hashfaiss.networks import NETWORKS
 from hashfaiss.networks.weights import licence_trouble, load_weights, weights_identity
-from hashfaiss.train.budget import fit_into_minutes
+from hashfaiss.train.budget import LENGTH, fit_into_minutes
 from hashfaiss.train.checks import check_training_set
 from hashfaiss.train.data import TrainingData, augment_batch, load_training_data
 from hashfaiss.train.frozen import Frozen, freeze
@@ -137,7 +137,7 @@ def _decided(
     if state is None:
         return fit_into_minutes(settings, network, data, spent, say)
     begun = state["settings"]
-    return replace(settings, epochs=begun.get("epochs", settings.epochs), finetune=begun.get("finetune", 0))
+    return replace(settings, **{name: begun[name] for name in (*LENGTH, "finetune") if name in begun})
 
 
 def _prepare(out: Path) -> Path:

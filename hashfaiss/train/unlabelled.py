@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 from hashfaiss.codes import pack_tensor
-from hashfaiss.encoding.encoder import Encoder, choose_device
+from hashfaiss.encoding.encoder import Encoder, choose_devices
 from hashfaiss.encoding.items import Item
 from hashfaiss.encoding.learned import LearnedCodes
 from hashfaiss.encoding.pipeline import encode_stream
-from hashfaiss.encoding.precision import CLOSE
+from hashfaiss.encoding.precision import CLOSE, close_rows
 from hashfaiss.errors import ArgumentError, TrainingError
-from hashfaiss.images.finding import ImageFile, find_images
+from hashfaiss.images.finding import ImageFile
+from hashfaiss.images.labels import labelled_files
 from hashfaiss.images.preprocessing import Preprocessing
 from hashfaiss.images.typical import typical_size
 from hashfaiss.networks.backbone import Backbone
@@ -35,9 +36,11 @@ LEAST = 9  # images, for 8 bits
 def fit_to_folder(
     folder: str | os.PathLike[str],
     bits: int = 64,
+    labels: str | os.PathLike[str] | None = None,
     sample: int = SAMPLE,
     seed: int = 0,
     device: str = "auto",
+    precision: str = "auto",
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Encoder:
     """Fit ITQ to EfficientNet-Lite0's features (ImageNet weights, no download) of images below `folder`.
@@ -46,33 +49,36 @@ def fit_to_folder(
 
     Args:
         folder: of images; what names its folders have does not matter.
-        bits: K; of fewer than K + 1 images, the largest of 32, 16 and 8 that they allow.
+        bits: K; of fewer than K + 1 different images, the largest of 32, 16 and 8 that they allow.
+        labels: a label file, of which the images it lists are taken and no label.
         sample: images it is fitted to at most, drawn with `seed`.
+        device, precision: see `Encoder.load`; with several devices, the first looks at the images.
         progress: called with (images done, images to do).
 
     Raises:
         ArgumentError: `folder` is not a folder, or K is out of range.
         TrainingError: fewer than 9 images that can be read.
     """
-    files = list(find_images(folder))
+    files = [file for file, _ in labelled_files(folder, labels)]
     if len(files) > sample:
         drawn = np.random.default_rng(seed).choice(len(files), sample, replace=False)
         files = [files[number] for number in np.sort(drawn)]
-    backbone = fixed_backbone(LITE0, "imagenet", choose_device(device))
-    features, digests, skipped = _features(_encoder(backbone, bits, files, device), files, progress)
-    count = len(digests)
+    backbone = fixed_backbone(LITE0, "imagenet", choose_devices(device)[0])
+    first = _encoder(backbone, bits, files, str(choose_devices(device)[0]), precision)
+    features, digests, skipped = _features(first, files, progress)
+    count, different = len(digests), len(set(digests))
     if count < LEAST:
         reason = f"; {skipped[0][0]!r} cannot be read: {skipped[0][1]}" if skipped else ""
         raise TrainingError(
             f"{os.fspath(folder)!r} holds {count} image{'s' * (count != 1)} that can be read{reason}: fitting a model "
             f"to images without labels takes {LEAST} or more; give more, or a model with --model"
         )
-    method = ITQ(torch.zeros(count, 0), next(fewer for fewer in (bits, 32, 16, 8) if fewer < count))
+    method = ITQ(torch.zeros(count, 0), next((fewer for fewer in (bits, 32, 16, 8) if fewer < different), 8))
     try:
         tensors = method.fit(features, torch.Generator().manual_seed(seed))
     except ArgumentError as error:  # images that are all alike
         raise TrainingError(f"a model cannot be fitted to {os.fspath(folder)!r}: {error}") from None
-    encoder = _encoder(backbone, method.bits, files, device)
+    encoder = _encoder(backbone, method.bits, files, device, precision)
     network: Any = encoder.network
     network.fill(tensors)
     encoder.facts = {
@@ -89,19 +95,19 @@ def fit_to_folder(
     return encoder
 
 
-def _encoder(backbone: Backbone, bits: int, files: list[ImageFile], device: str) -> Encoder:
+def _encoder(backbone: Backbone, bits: int, files: list[ImageFile], device: str, precision: str) -> Encoder:
     arguments = {"backbone": LITE0, "bits": bits, "kind": "linear"}
     network = FeatureHash(LITE0, bits)
     network.backbone = backbone
     facts, size = network.backbone.facts, typical_size(files)
     preprocessing = Preprocessing(size, "crop", facts.mean, facts.std, facts.crop, facts.interpolation)
-    return Encoder(network, "features", arguments, preprocessing, "itq", device=device)
+    return Encoder(network, "features", arguments, preprocessing, "itq", device=device, precision=precision)
 
 
 def _clear_codes(outputs: Tensor, digests: list[bytes]) -> LearnedCodes:
     """Codes of outputs u (n, K), but of those that float32 cannot tell from zero: they are computed again."""
-    size = outputs.square().mean(dim=1, keepdim=True).sqrt()
-    clear = (outputs.abs() > CLOSE * size).all(dim=1)
+    clear = torch.ones(len(outputs), dtype=torch.bool)
+    clear[close_rows(outputs, CLOSE)] = False
     known = [digest for digest, sure in zip(digests, clear.tolist(), strict=True) if sure]
     return LearnedCodes(known, pack_tensor(outputs[clear]).numpy())
 

@@ -169,13 +169,13 @@ def test_a_batch_is_judged_by_what_was_known_when_it_began(encoder: Encoder, mon
     asked.tally.timed = precision.TIMED - 1
     inputs = images(64)
     right = asked.outputs(inputs)
-    real = precision._close
+    real = precision.close_rows
 
     def others_come_first(outputs: Tensor, share: float) -> Tensor:
         asked.tally.timed = precision.TIMED
         return real(outputs, share)
 
-    monkeypatch.setattr(precision, "_close", others_come_first)
+    monkeypatch.setattr(precision, "close_rows", others_come_first)
     assert torch.equal(asked.signs(inputs), right)  # all of them in float32
 
 

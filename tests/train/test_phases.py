@@ -12,13 +12,15 @@ import torch
 from trainings import StopAt, options
 
 from hashfaiss.encoding.encoder import Encoder
-from hashfaiss.errors import ArgumentError
+from hashfaiss.errors import ArgumentError, TrainingError
+from hashfaiss.images.preprocessing import Preprocessing
 from hashfaiss.networks import build_network
 from hashfaiss.train import budget, defaults
 from hashfaiss.train.budget import epochs_that_fit
 from hashfaiss.train.data import augment_batch
 from hashfaiss.train.defaults import PEOPLE, defaults_for_people
 from hashfaiss.train.frozen import frozen_features
+from hashfaiss.train.methods import METHODS
 from hashfaiss.train.phases import Phase, phases_of, rate_factor
 from hashfaiss.train.prepare import prepare_training
 from hashfaiss.train.settings import settle
@@ -143,6 +145,40 @@ def test_an_epoch_at_least(images: Path, tmp_path: Path) -> None:
     result = train(options(images, tmp_path / "m.pt", epochs=None, minutes=1e-9), say=said.append)
     assert len(result.history) == 1
     assert said[0].startswith("1 epochs: at ")
+    assert "are the least there can be, and do not fit" in said[0]
+
+
+def test_a_training_cut_off_in_its_second_phase_is_not_started_over(images: Path, tmp_path: Path) -> None:
+    asked = options(images, tmp_path / "m.pt", **FROZEN)
+    with pytest.raises(KeyboardInterrupt):
+        train(asked, progress=StopAt(4))
+    with pytest.raises(TrainingError, match="stopped after epoch 4 of 5"):
+        train(asked)
+
+
+@pytest.mark.parametrize("fit", ["crop", "stretch"])
+def test_a_frozen_training_sees_what_the_encoder_sees(fit: Any) -> None:
+    preprocessing = Preprocessing(64, fit)
+    image = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 90, 90), np.uint8))
+    seen = preprocessing.within_margin(preprocessing.resize(image, margin=True)[None])[0]
+    assert seen.shape == (3, 64, 64)
+    assert (seen.float() - preprocessing.resize(image).float()).abs().mean() < 12  # scaled twice, or by another step
+    assert torch.equal(preprocessing.within_margin(seen[None])[0], seen)
+
+
+def test_every_method_can_be_trained_without_a_recipe(photos: Path) -> None:
+    for method in METHODS:
+        settle(prepare_training(images=photos, method=method, bits=8))
+
+
+def test_half_precision_reaches_timms_layers() -> None:
+    network: Any = build_network("hash", {"backbone": "timm/mobilenetv3_small_050", "bits": 8})
+    seen = []
+    hook = network.backbone.body.conv_stem.register_forward_hook(lambda _m, _i, out: seen.append(out.dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        network(torch.zeros(2, 3, 64, 64))
+    hook.remove()
+    assert seen == [torch.bfloat16]
 
 
 @pytest.mark.parametrize("kind", ["photo", "randaugment"])
@@ -165,6 +201,8 @@ def test_without_a_recipe_a_training_is_for_people(photos: Path, monkeypatch: py
     assert (options.backbone, options.freeze, options.minutes, options.size) == ("efficientnet-lite0", True, 15, 128)
     assert options.batch == 16  # of few images
     assert prepare_training(images=photos, method="itq").backbone == "efficientnet-lite0"
+    assert prepare_training(images=photos, freeze=True).minutes is None  # the head alone
+    assert prepare_training(images=photos, recipe="dhida", minutes=5.0).epochs is None
     fixed = prepare_training(images=photos, finetune=3)
     assert (fixed.finetune, fixed.minutes) == (3, None)
     assert prepare_training(images=photos, backbone="resnet18").size is None

@@ -85,7 +85,7 @@ def test_what_no_model_can_be_fitted_to_is_told(tmp_path: Path, flat: Path) -> N
         Image.new("RGB", (20, 20), "red").save(alike / f"{number}.png")
     with pytest.raises(TrainingError, match=r"holds 3 images that can be read: .* takes 9 or more"):
         fit_to_folder(few, device="cpu")
-    with pytest.raises(TrainingError, match="differ in 0 directions only"):
+    with pytest.raises(TrainingError, match="all look alike"):
         fit_to_folder(alike, device="cpu")
     with pytest.raises(ArgumentError, match="does not exist"):
         fit_to_folder(tmp_path / "gone")
@@ -115,7 +115,7 @@ def test_build_without_a_model_then_query(flat: Path, tmp_path: Path, monkeypatc
 @pytest.mark.parametrize("method", ["itq", "lsh"])
 def test_methods_without_labels_take_a_flat_folder(method: str, flat: Path, tmp_path: Path) -> None:
     told = run("train", "--images", str(flat), "--method", method, "--bits", "6", "--out", str(tmp_path / "m.pt"))
-    assert "recall@10 of the features' neighbours" in told
+    assert "recall@10" not in told  # of two images held out it would say nothing
     encoder = Encoder.load(tmp_path / "m.pt")
     assert encoder.labels == []
     assert encoder.facts["training_images"] + encoder.facts["validation_images"] == 12

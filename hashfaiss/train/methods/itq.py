@@ -66,6 +66,11 @@ class ITQ(Shallow):
         found = scipy.linalg.eigh(covariance.numpy(), subset_by_index=(max(dim - self.bits, 0), dim - 1))
         variances, principal = map(torch.from_numpy, found)
         rank = int((variances > LEAST_VARIANCE * variances[-1]).sum())
+        if not rank:
+            raise ArgumentError(
+                f"the {len(features):,} images all look alike to the backbone: there is nothing to tell apart, give "
+                "others"
+            )
         if self.bits > rank:
             raise ArgumentError(
                 f"bits is {self.bits}, but the features of {len(features):,} images differ in {rank} directions only: "
