@@ -23,12 +23,13 @@ PATHS = core.paths()
 @pytest.fixture(params=PATHS)
 def path(request, monkeypatch):
     """Each path, whatever the environment turned off."""
+    before = kernels.available() or PATHS[0]
     monkeypatch.setattr(kernels, "_core", core)
     monkeypatch.setattr(kernels, "_path", request.param)
     monkeypatch.setattr(kernels, "_asked", request.param)
     core.use(request.param)
     yield request.param
-    core.use(kernels._loaded("")[1])
+    core.use(before)
 
 
 def answered(kernels_variable, script):
