@@ -130,7 +130,7 @@ class Beside(Kind):
 
     def build(self, codes: Codes) -> None:
         """Nothing is built beside an index: one over all codes is built instead."""
-        raise NotImplementedError
+        raise AssertionError("an index that has a tail is loaded, never built")
 
     def accepts(self, index: Any) -> bool:
         """Whether a loaded FAISS index is of the built kind."""

@@ -19,7 +19,7 @@ class Stream(nn.Module):
     """A backbone with attention between its two halves.
 
     Args:
-        backbone: a name in `backbones.BACKBONES`; it starts with random weights.
+        backbone: a name that `backbones.build_backbone` takes; it starts with random weights.
         kind: "position" or "channel" attention, "shared" for their sum, or "none"; DANet's, unchanged.
     """
 
@@ -46,7 +46,7 @@ class DualStreamNetwork(nn.Module):
     and is part of the loss.
 
     Args:
-        backbone: a name in `backbones.BACKBONES`; the paper's is "alexnet". It starts with random weights.
+        backbone: a name that `backbones.build_backbone` takes; the paper's is "alexnet". It starts with random weights.
         bits: K.
         streams: "both" is DATH, two backbones with weights of their own, position attention in the first and channel
             attention in the second, their vectors summed. Its ablations: "position" (DATH-S) and "channel" (DATH-C)

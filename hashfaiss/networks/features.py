@@ -29,7 +29,7 @@ class FeatureHash(nn.Module):
     would leave rounding in its sign.
 
     Args:
-        backbone: a name in `backbones.BACKBONES`; it starts with random weights.
+        backbone: a name that `backbones.build_backbone` takes; it starts with random weights.
         bits: K.
         kind: "linear" or "kernel".
         anchors: m, how many anchors a kernel has; not used by "linear".

@@ -21,7 +21,7 @@ class HashNetwork(nn.Module):
     No activation follows the hash layer: DHIDA's f(u) is part of its loss and changes no sign.
 
     Args:
-        backbone: a name in `backbones.BACKBONES`; it starts with random weights.
+        backbone: a name that `backbones.build_backbone` takes; it starts with random weights.
         bits: K.
         attention: "ida" (DHIDA), "danet" (its ablation D) or "none" (its ablation R).
         stat_axis: for "ida", see `attention`.

