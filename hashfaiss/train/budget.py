@@ -38,6 +38,7 @@ def fit_into_minutes(
     seconds = settings.minutes * 60 - spent
     if settings.freeze:
         seconds -= (training + validation) / features_rate(settings, network, data)
+        seconds -= settings.epochs * training / head_rate(settings, network, data)
     epochs = min(MOST, epochs_that_fit(seconds, training, validation / settings.evaluate_every, rate))
     if settings.freeze and not epochs:
         say(
@@ -70,18 +71,52 @@ def training_rate(settings: Settings, network: Any, data: TrainingData) -> float
     made = copy.deepcopy(network).train()
     batch = data.training.images[: settings.batch]
     generator = torch.Generator().manual_seed(settings.seed)
-    best = float("inf")
-    for _ in range(1 + MEASURED):
-        started = time.perf_counter()
+
+    def step() -> None:
         images = augment_batch(batch.to(device), settings.augment, settings.preprocessing.size, generator)
         inputs = settings.preprocessing.normalise(images).contiguous(memory_format=torch.channels_last)
         with torch.autocast(device.type, precision, enabled=precision != torch.float32):
             outputs = made(inputs)
         torch.autograd.backward(outputs.float().square().mean())
+
+    return len(batch) / _quickest(step, device)
+
+
+def head_rate(settings: Settings, network: Any, data: TrainingData) -> float:
+    """Images a second through the hash layer, the method's loss and back, once their features are there."""
+    device = torch.device(settings.device)
+    made = copy.deepcopy(network)
+    indices = torch.arange(min(settings.batch, len(data.training)))
+    with torch.inference_mode():
+        shape = (
+            made.eval()
+            .frozen(
+                settings.preprocessing.normalise(settings.preprocessing.within_margin(data.training.images[:1])).to(
+                    device
+                )
+            )
+            .shape
+        )
+    features = torch.zeros(len(indices), *shape[1:], device=device)
+    method: Any = build_method(settings.method, data.training.labels, settings.bits, settings.method_options)
+    method.to(device)
+
+    def step() -> None:
+        torch.autograd.backward(method(made.head(features), indices.to(device)))
+
+    return len(indices) / _quickest(step, device)
+
+
+def _quickest(step: Callable[[], None], device: torch.device) -> float:
+    """Seconds of the quickest of a few steps."""
+    best = float("inf")
+    for _ in range(1 + MEASURED):
+        started = time.perf_counter()
+        step()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         best = min(best, time.perf_counter() - started)
-    return len(batch) / best
+    return best
 
 
 def features_rate(settings: Settings, network: Any, data: TrainingData) -> float:

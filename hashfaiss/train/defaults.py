@@ -6,34 +6,36 @@ ImageNet weights, its hash layer first, on features computed once, then all of i
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from typing import Any
 
-from hashfaiss.images.finding import find_images
+from hashfaiss.images.labels import labelled_files
 from hashfaiss.images.typical import typical_size
 from hashfaiss.networks.timm_backbones import LITE0
 from hashfaiss.train.methods import Shallow, SteppingMethod, method_class
 from hashfaiss.train.recipes import method_settings
 
 MINUTES = 15.0
+METHOD = "hashnet"  # of the pairwise losses, the best on few images and on many, and the one without dead bits
 PEOPLE: dict[str, Any] = {
     "backbone": LITE0,
     "attention": "none",  # what it looks at would be the larger part of what is kept of each image
     "freeze": True,
-    "epochs": 20,
     "minutes": MINUTES,
     "optimiser": "adamw",
     "learning_rate": 3e-3,
     "backbone_rate": 0.1,
-    "weight_decay": 0.01,
+    "weight_decay": 0.05,
     "schedule": "one-cycle",
-    "batch": 64,
     "augment": "photo",
-    "evaluate_every": 1,
 }
-MANY = 10_000  # images, with each of which DHIDA compares each: beyond, those of a batch are enough
-FEW = 200  # images: two steps of 64 are no epoch
+EPOCHS, STEPS = 20, 200  # of the hash layer, at least; of few images, that is more epochs
+FEW, BATCH, BATCH_OF_FEW = 1000, 64, 32
+LEAST_VALIDATED = 500  # images: of fewer, a tenth says nothing, so all are learned from and the last epoch is kept
+# A memory of the codes of all images is out of date after each of the large steps taken here.
+OPTIONS: dict[str, dict[str, Any]] = {"dhida": {"memory": False}}
 FITTED: dict[str, Any] = {"backbone": LITE0}
 
 
@@ -42,22 +44,31 @@ def defaults_for_people(images: str | os.PathLike[str], given: Mapping[str, Any]
 
     Who names the epochs, random weights, another network or a method that takes its own steps, knows what they want:
     the rest is then as the method's paper has it.
+
+    Raises:
+        ArgumentError: `images` is not a folder.
+        LabelError: a label file that cannot be read.
     """
-    kind = method_class(given.get("method", "dhida"))
-    network = given.get("network") or method_settings(given.get("method", "dhida")).get("network", "hash")
+    method = given.get("method", METHOD)
+    kind = method_class(method)
+    network = given.get("network") or method_settings(method).get("network", "hash")
     own_network = network != "hash" or given.get("weights") == "none"
     if own_network or "epochs" in given or issubclass(kind, SteppingMethod):
         return {}
-    chosen = dict(FITTED if issubclass(kind, Shallow) else PEOPLE)
+    files = [file for file, _ in labelled_files(images, given.get("labels"))]
+    if issubclass(kind, Shallow):
+        chosen = dict(FITTED)
+    else:
+        batch = given.get("batch", BATCH if len(files) >= FEW else BATCH_OF_FEW)
+        steps = max(1, math.ceil(len(files) / batch))
+        chosen = {**PEOPLE, "batch": batch, "epochs": max(EPOCHS, math.ceil(STEPS / steps))}
+        chosen["method_options"] = OPTIONS.get(method, {})
+        if len(files) < LEAST_VALIDATED:
+            chosen["validation"] = 0.0
     if "finetune" in given or given.get("freeze"):  # so many epochs of all, or none
         chosen.pop("minutes", None)
     if given.get("freeze") is False:
         chosen.pop("epochs", None)
-    count = sum(1 for _ in find_images(images))
-    if "batch" in chosen and count < FEW:
-        chosen["batch"] = 16
-    if given.get("method", "dhida") == "dhida" and count > MANY:
-        chosen["method_options"] = {"memory": False}
     if given.get("backbone", LITE0) == LITE0 and "size" not in given:
-        chosen["size"] = typical_size(find_images(images))
-    return {name: value for name, value in chosen.items() if name not in given}
+        chosen["size"] = typical_size(files)
+    return {"method": method} | {name: value for name, value in chosen.items() if name not in given}

@@ -78,7 +78,9 @@ class TrainOptions:
     images: Path
     out: Path
     labels: Path | None = None
-    method: str = setting("See `hashfaiss methods`.", "dhida")
+    method: str = setting(
+        "See `hashfaiss methods`; default: hashnet, or dhida with --epochs, --weights none or --network.", "dhida"
+    )
     bits: int = setting("Bits of a code, 1 to 1024.", 64)
     backbone: str | None = setting(
         "resnet18, alexnet, resnet-small, efficientnet-lite0, or timm/NAME for any of timm's.", common="resnet18"

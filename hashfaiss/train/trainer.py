@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hashfaiss.codes import pack_tensor
 from hashfaiss.encoding.encoder import Encoder
@@ -319,9 +319,17 @@ class _Run:
         return self.settings.learning_rate * rate_factor(self.settings, self.phase, epoch, share)
 
     def _train_mode(self) -> None:
-        """What is trained is in training mode: the head alone, or all."""
+        """What is trained is in training mode: the head alone, or all.
+
+        After a head, batch norms keep the statistics it was trained on: those of the few augmented images there are
+        would undo what it learned.
+        """
         self.method.train()
         self.network.train(self.phase.kind == "whole")
+        if self.settings.freeze:
+            for module in self.network.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
         if self.phase.kind == "head":
             self.network.attention.train()
             self.network.hash_layer.train()

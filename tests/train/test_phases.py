@@ -18,7 +18,7 @@ from hashfaiss.networks import build_network
 from hashfaiss.train import budget, defaults
 from hashfaiss.train.budget import epochs_that_fit
 from hashfaiss.train.data import augment_batch
-from hashfaiss.train.defaults import PEOPLE, defaults_for_people
+from hashfaiss.train.defaults import PEOPLE, STEPS, defaults_for_people
 from hashfaiss.train.frozen import frozen_features
 from hashfaiss.train.methods import METHODS
 from hashfaiss.train.phases import Phase, phases_of, rate_factor
@@ -125,6 +125,7 @@ def test_minutes_decide_once(images: Path, tmp_path: Path, monkeypatch: pytest.M
     # three epochs in all the time, but for what is over already: little, also on a busy machine
     monkeypatch.setattr(budget, "training_rate", lambda *_: 27 * 3 / 6000)
     monkeypatch.setattr(budget, "features_rate", lambda *_: 1e9)
+    monkeypatch.setattr(budget, "head_rate", lambda *_: 1e9)
     monkeypatch.setattr(budget, "INFERENCE", math.inf)
     asked = options(images, tmp_path / "m.pt", freeze=True, epochs=1, minutes=100.0)
     said: list[str] = []
@@ -138,6 +139,16 @@ def test_minutes_decide_once(images: Path, tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(budget, "training_rate", pytest.fail)  # of a training that goes on, they are known
     assert len(train(asked, resume=True, say=said.append).history) == 3
     assert len(said) == 1
+
+
+def test_batch_norms_keep_what_the_head_was_trained_on(images: Path, tmp_path: Path) -> None:
+    head = train(options(images, tmp_path / "head.pt", freeze=True, epochs=1, validation=0.0))
+    both = train(options(images, tmp_path / "both.pt", freeze=True, epochs=1, finetune=1, validation=0.0))
+    states = [Encoder.load(result.out).network.state_dict() for result in (head, both)]
+    running = [name for name in states[0] if "running_" in name]
+    assert running
+    assert all(torch.equal(states[0][name], states[1][name]) for name in running)
+    assert any(not torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
 def test_an_epoch_at_least(images: Path, tmp_path: Path) -> None:
@@ -199,7 +210,8 @@ def test_variations_of_photographs_are_seeded_and_of_the_size_asked_for(kind: An
 def test_without_a_recipe_a_training_is_for_people(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = prepare_training(images=photos, bits=16)
     assert (options.backbone, options.freeze, options.minutes, options.size) == ("efficientnet-lite0", True, 15, 128)
-    assert options.batch == 16  # of few images
+    assert (options.method, options.batch, options.validation) == ("hashnet", 32, 0)  # of few images
+    assert options.epochs == STEPS  # a step each
     assert prepare_training(images=photos, method="itq").backbone == "efficientnet-lite0"
     assert prepare_training(images=photos, freeze=True).minutes is None  # the head alone
     assert prepare_training(images=photos, recipe="dhida", minutes=5.0).epochs is None
@@ -211,7 +223,11 @@ def test_without_a_recipe_a_training_is_for_people(photos: Path, monkeypatch: py
         assert prepare_training(images=photos, **knowing).freeze is None
     assert prepare_training(images=photos, recipe="dhida").minutes is None
     assert settle(options).schedule == PEOPLE["schedule"]
-    monkeypatch.setattr(defaults, "MANY", 11)
-    assert settle(prepare_training(images=photos)).method_options["memory"] is False
-    assert settle(prepare_training(images=photos, option=["memory=true"])).method_options["memory"] is True
+    assert settle(prepare_training(images=photos, method="dhida")).method_options["memory"] is False
+    with_memory = prepare_training(images=photos, method="dhida", option=["memory=true"])
+    assert settle(with_memory).method_options["memory"] is True
+    monkeypatch.setattr(defaults, "FEW", 12)
+    monkeypatch.setattr(defaults, "LEAST_VALIDATED", 12)
+    many = prepare_training(images=photos)
+    assert (many.batch, many.validation) == (64, None)
     assert prepare_training(images=photos, method="csq").method_options == {}
