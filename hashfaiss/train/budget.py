@@ -15,6 +15,7 @@ from hashfaiss.train.frozen import frozen_features
 from hashfaiss.train.methods import build_method
 from hashfaiss.train.recipes import with_changes
 from hashfaiss.train.settings import PRECISIONS, Settings
+from hashfaiss.wording import counted
 
 MEASURED = 3  # batches, after one that warms up
 INFERENCE = 3  # times as fast as training, about: there is no way back through the network
@@ -33,6 +34,8 @@ def fit_into_minutes(
         say: told how many, and why.
     """
     assert settings.minutes is not None
+    time_given = f"{settings.minutes:g} minute{'s' * (settings.minutes != 1)}"
+    head = f"{counted(settings.epochs, 'epoch')} of the hash layer on features computed once"
     training, validation = len(data.training), len(data.validation)
     rate = training_rate(settings, network, data)
     seconds = settings.minutes * 60 - spent
@@ -41,21 +44,15 @@ def fit_into_minutes(
         seconds -= settings.epochs * training / head_rate(settings, network, data)
     epochs = min(MOST, epochs_that_fit(seconds, training, validation / settings.evaluate_every, rate))
     if settings.freeze and not epochs:
-        say(
-            f"{settings.epochs} epochs of the hash layer on features computed once, and none of the whole network: at "
-            f"{rate:,.0f} images/s not one fits into {settings.minutes:g} minutes"
-        )
+        say(f"{head}, and none of the whole network: at {rate:,.0f} images/s not one fits into {time_given}")
     elif settings.freeze:
-        say(
-            f"{settings.epochs} epochs of the hash layer on features computed once, then {epochs} of the whole "
-            f"network: at {rate:,.0f} images/s they fit into {settings.minutes:g} minutes"
-        )
+        say(f"{head}, then {epochs} of the whole network: at {rate:,.0f} images/s they fit into {time_given}")
     if settings.freeze:
         return dataclasses.replace(settings, finetune=epochs)
     method: Any = build_method(settings.method, torch.eye(2), settings.bits, settings.method_options)
     chosen = max(epochs, method.least_epochs)
-    fit = "fit" if chosen == epochs else "are the least there can be, and do not fit"
-    say(f"{chosen} epochs: at {rate:,.0f} images/s they {fit} into {settings.minutes:g} minutes")
+    fit = "they fit" if chosen == epochs else "that is the least there can be, and does not fit"
+    say(f"{counted(chosen, 'epoch')}: at {rate:,.0f} images/s {fit} into {time_given}")
     changed = with_changes({name: getattr(settings, name) for name in LENGTH}, {"epochs": chosen})
     return dataclasses.replace(settings, **changed)
 

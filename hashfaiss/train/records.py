@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
-from hashfaiss.errors import TrainingError
+from hashfaiss.errors import ArgumentError, TrainingError
 from hashfaiss.files import write_atomic
 from hashfaiss.networks.weights import published_weights
 from hashfaiss.train.data import TrainingData
@@ -91,6 +92,39 @@ def training_facts(
 def training_folder(out: Path) -> Path:
     """Folder of a model's training: `dhida.training/` beside `dhida.pt`."""
     return out.with_name(f"{out.stem}.training")
+
+
+@contextlib.contextmanager
+def folder_beside(out: Path) -> Iterator[Path]:
+    """The folder of the training of a model file, made; removed again where nothing came into it.
+
+    Raises:
+        ArgumentError: `out` is a folder.
+        TrainingError: it cannot be made.
+    """
+    if out.is_dir():
+        raise ArgumentError(f"{str(out)!r} is a folder: give the name of the model file to write")
+    folder = training_folder(out)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TrainingError(f"cannot make the folder {str(folder)!r}: {error.strerror}") from None
+    try:
+        yield folder
+    finally:
+        with contextlib.suppress(OSError):  # it is not empty
+            folder.rmdir()
+
+
+@contextlib.contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Say TrainingError where there is no room for what a training leaves."""
+    try:
+        yield
+    except OSError as error:
+        raise TrainingError(
+            f"cannot write the training beside {str(folder)!r} ({error.strerror}): make room, then train with resume"
+        ) from None
 
 
 def write_metrics(folder: Path, history: Sequence[Epoch]) -> None:

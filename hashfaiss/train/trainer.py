@@ -5,10 +5,9 @@ On two cores, ResNet18 at 64x64 goes through about 80 images a second; 5,000 ima
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 from hashfaiss.codes import pack_tensor
 from hashfaiss.encoding.encoder import Encoder
 from hashfaiss.encoding.learned import LearnedCodes
-from hashfaiss.errors import ArgumentError, DivergedError, ModelError, TrainingError
+from hashfaiss.errors import DivergedError, ModelError, TrainingError
 from hashfaiss.images.labels import labelled_images
 from hashfaiss.networks import NETWORKS
 from hashfaiss.networks.weights import licence_trouble, load_weights, weights_identity
@@ -37,12 +36,13 @@ from hashfaiss.train.records import (
     Epoch,
     TrainResult,
     draw_curves,
+    folder_beside,
     read_state,
     refuse_unfinished,
     training_facts,
-    training_folder,
     write_metrics,
     write_state,
+    writing,
 )
 from hashfaiss.train.selection import Selection
 from hashfaiss.train.settings import PRECISIONS, Settings, settle
@@ -84,44 +84,59 @@ def train(
     tell = progress or (lambda _: None)
     if trouble := licence_trouble(settings.backbone, settings.weights):
         say(trouble)
-    folder = _prepare(Path(settings.out))
-    state = None
-    if resume:
-        state = read_state(folder)
-    else:
-        refuse_unfinished(folder)
-    device = torch.device(settings.device)
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):  # the caller's random numbers stay theirs
-        torch.manual_seed(settings.seed)
-        if issubclass(method_class(settings.method), Shallow):
-            if state is not None:
-                raise TrainingError(
-                    f"{str(folder)!r} holds a training of {state['settings']['method']!r}, which {settings.method} "
-                    "cannot continue: train without resume to give it up"
-                )
-            data = _read_images(settings, tell)
-            with _writing(folder):
-                return fit_shallow(settings, data, folder, tell)
-        network: Any = NETWORKS[settings.network](**settings.network_arguments)
-        if state is None:
-            for backbone in network.backbones:
-                load_weights(backbone, settings.weights)
-        data = _read_images(settings, tell)
-        network = network.to(device).to(memory_format=torch.channels_last)  # a tenth faster on CPUs; for tensor cores
-        if settings.minutes is not None:
-            settings = _decided(settings, state, network, data, time.monotonic() - started, say)
-        run = _Run(settings, network, data, folder)
+    with folder_beside(Path(settings.out)) as folder:
+        state = None
+        if resume:
+            state = read_state(folder)
+            if state is None:
+                say(f"{str(folder)!r} holds nothing to continue: the training starts")
+        else:
+            refuse_unfinished(folder)
+        device = torch.device(settings.device)
+        others = [device] if device.type == "cuda" else []
+        with torch.random.fork_rng(others):  # the caller's random numbers stay theirs
+            torch.manual_seed(settings.seed)
+            return _learn(settings, state, folder, tell, say, started)
+
+
+def _learn(
+    settings: Settings,
+    state: dict[str, Any] | None,
+    folder: Path,
+    tell: Callable[[Progress], None],
+    say: Callable[[str], None],
+    started: float,
+) -> TrainResult:
+    if issubclass(method_class(settings.method), Shallow):
         if state is not None:
-            run.restore(state)
-        clock = Clock(settings.epochs + settings.finetune, len(run.history), tell)
-        with _writing(folder):
-            if state is None:  # an older training is given up only now that nothing stands in the way
-                (folder / "state.pt").unlink(missing_ok=True)
-            try:
-                for epoch in range(len(run.history) + 1, run.phases[-1].last + 1):
-                    run.epoch(epoch, clock)
-            finally:
-                draw_curves(folder, run.history)
+            raise TrainingError(
+                f"{str(folder)!r} holds a training of {state['settings']['method']!r}, which {settings.method} "
+                "cannot continue: train without resume to give it up"
+            )
+        data = _read_images(settings, tell)
+        with writing(folder):
+            return fit_shallow(settings, data, folder, tell)
+    network: Any = NETWORKS[settings.network](**settings.network_arguments)
+    if state is None:
+        for backbone in network.backbones:
+            load_weights(backbone, settings.weights)
+    data = _read_images(settings, tell)
+    device = torch.device(settings.device)
+    network = network.to(device).to(memory_format=torch.channels_last)  # a tenth faster on CPUs; for tensor cores
+    if settings.minutes is not None:
+        settings = _decided(settings, state, network, data, time.monotonic() - started, say)
+    run = _Run(settings, network, data, folder)
+    if state is not None:
+        run.restore(state)
+    clock = Clock(settings.epochs + settings.finetune, len(run.history), tell)
+    with writing(folder):
+        if state is None:  # an older training is given up only now that nothing stands in the way
+            (folder / "state.pt").unlink(missing_ok=True)
+        try:
+            for epoch in range(len(run.history) + 1, run.phases[-1].last + 1):
+                run.epoch(epoch, clock)
+        finally:
+            draw_curves(folder, run.history)
     return run.result()
 
 
@@ -138,27 +153,6 @@ def _decided(
         return fit_into_minutes(settings, network, data, spent, say)
     begun = state["settings"]
     return replace(settings, **{name: begun[name] for name in (*LENGTH, "finetune") if name in begun})
-
-
-def _prepare(out: Path) -> Path:
-    if out.is_dir():
-        raise ArgumentError(f"{str(out)!r} is a folder: give the name of the model file to write")
-    folder = training_folder(out)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise TrainingError(f"cannot make the folder {str(folder)!r}: {error.strerror}") from None
-    return folder
-
-
-@contextlib.contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise TrainingError(
-            f"cannot write the training beside {str(folder)!r} ({error.strerror}): make room, then train with resume"
-        ) from None
 
 
 def _read_images(settings: Settings, tell: Callable[[Progress], None]) -> TrainingData:

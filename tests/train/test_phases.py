@@ -133,7 +133,7 @@ def test_minutes_decide_once(images: Path, tmp_path: Path, monkeypatch: pytest.M
         train(asked, progress=StopAt(2), say=said.append)
     (sentence,) = said
     assert sentence == (
-        "1 epochs of the hash layer on features computed once, then 2 of the whole network: at 0 images/s they fit "
+        "1 epoch of the hash layer on features computed once, then 2 of the whole network: at 0 images/s they fit "
         "into 100 minutes"
     )
     monkeypatch.setattr(budget, "training_rate", pytest.fail)  # of a training that goes on, they are known
@@ -155,8 +155,8 @@ def test_an_epoch_at_least(images: Path, tmp_path: Path) -> None:
     said: list[str] = []
     result = train(options(images, tmp_path / "m.pt", epochs=None, minutes=1e-9), say=said.append)
     assert len(result.history) == 1
-    assert said[0].startswith("1 epochs: at ")
-    assert "are the least there can be, and do not fit" in said[0]
+    assert said[0].startswith("1 epoch: at ")
+    assert "that is the least there can be, and does not fit" in said[0]
 
 
 def test_a_training_cut_off_in_its_second_phase_is_not_started_over(images: Path, tmp_path: Path) -> None:
