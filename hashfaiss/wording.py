@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 
 def counted(number: int, what: str) -> str:
     """`1 image`, `1,000 images`."""
@@ -11,3 +13,8 @@ def counted(number: int, what: str) -> str:
 def printable(text: str) -> str:
     """`text` with what nobody must be shown (control characters, bytes that are no text) written as escapes."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+
+
+def composed(text: str) -> str:
+    """A name in the form it is compared in (NFC): Macs write é as e and an accent."""
+    return text if text.isascii() else unicodedata.normalize("NFC", text)

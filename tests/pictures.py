@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import io
 import os
+import struct
+import zlib
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from hashfaiss.errors import ImageError
+from hashfaiss.images.decoding import decode_image
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX file names and links")
 NOISE = np.random.default_rng(0).integers(0, 256, (24, 32, 3)).astype(np.uint8)
+ORIENTATION = 274
+WORDS = np.random.default_rng(1).integers(0, 1 << 16, (24, 32, 4)).astype(np.uint16)
+SMOOTH = np.array(Image.fromarray(NOISE[::6, ::6]).resize((32, 24)))
 
 
 def encoded(image: Image.Image | Pixels, kind: str, **options: Any) -> bytes:
@@ -32,3 +39,30 @@ def reason(call: Callable[[], object]) -> str:
     assert 0 < len(caught.value.reason) <= 210
     assert caught.value.__cause__ is None
     return caught.value.reason
+
+
+def png(width: int, height: int, depth: int, colour: int, rows: bytes, *extra: tuple[bytes, bytes]) -> bytes:
+    """A PNG by hand, for what Pillow does not write."""
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)), *extra]
+    data = b"\x89PNG\r\n\x1a\n"
+    for name, body in [*chunks, (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]:
+        data += struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+    return data
+
+
+def png_rows(values: Any) -> bytes:
+    return b"".join(b"\0" + row.astype(values.dtype.newbyteorder(">")).tobytes() for row in values)
+
+
+def decoded(data: bytes) -> Any:
+    """Decode, check the contract, and give (height, width, 3) as int."""
+    image = decode_image(data)
+    assert image.dtype == torch.uint8
+    assert image.dim() == 3
+    assert image.shape[0] == 3
+    return image.permute(1, 2, 0).numpy().astype(int)
+
+
+def over_white(rgba: Any) -> Any:
+    colour, alpha = rgba[..., :3].astype(float), rgba[..., 3:].astype(float) / 255
+    return colour * alpha + 255 * (1 - alpha)

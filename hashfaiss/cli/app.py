@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from hashfaiss.errors import ArgumentError, HashfaissError
 
@@ -27,6 +30,12 @@ _AFTER_STOP = {
 class _Group(TyperGroup):
     """Turns what hashfaiss raises on purpose into one sentence and an exit code."""
 
+    def main(self, *arguments: Any, **options: Any) -> Any:
+        for stream in (sys.stdout, sys.stderr):  # whose encoding may lack what a path has
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
+        return super().main(*arguments, **options)
+
     def invoke(self, ctx: Any) -> Any:
         from hashfaiss.cli.console import note
 
@@ -43,7 +52,26 @@ class _Group(TyperGroup):
             raise typer.Exit(141) from None  # as a shell names a process that SIGPIPE ended
 
 
-app = typer.Typer(
+class _Command(TyperCommand):
+    """Refuses an option that was given twice where one value is wanted: none is dropped without a word."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        _, _, order = self.make_parser(ctx).parse_args(args=list(args))
+        for param, count in Counter(param for param in order if param.param_type_name == "option").items():
+            if count > 1 and not (param.multiple or getattr(param, "count", False)):
+                ctx.fail(f"{max(param.opts, key=len)} was given {count} times: give it once")
+        return super().parse_args(ctx, args)
+
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class _Application(typer.Typer):
+    def command(self, *arguments: Any, **options: Any) -> Callable[[Function], Function]:
+        return super().command(*arguments, **{"cls": _Command, **options})
+
+
+app = _Application(
     cls=_Group,
     name="hashfaiss",
     help="From a folder of images to a verified FAISS index of learned binary codes.",
@@ -62,6 +90,19 @@ IndexOption = Annotated[Path, typer.Option("--index", help="Index folder.")]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")]
 DevicesOption = Annotated[
     str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ..., or several, a process for each: cuda:0,cuda:1")
+]
+
+
+def _megapixels(asked: int | None) -> None:
+    if asked is not None:
+        os.environ["HASHFAISS_MAX_MEGAPIXELS"] = str(asked)  # which processes that encode are given
+
+
+MegapixelsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--max-megapixels", min=1, max=10_000, callback=_megapixels, help="Most an image may have; default: 178."
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 DEFAULT_INDEX = Path("hashfaiss.index")

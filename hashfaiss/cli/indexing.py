@@ -14,6 +14,7 @@ from hashfaiss.cli.app import (
     IndexOption,
     JsonOption,
     LabelsOption,
+    MegapixelsOption,
     app,
 )
 from hashfaiss.errors import ArgumentError
@@ -51,6 +52,7 @@ def build(
     allow_removals: Annotated[
         bool, typer.Option("--allow-removals", help="Believe that images were deleted, however many are gone at once.")
     ] = False,
+    max_megapixels: MegapixelsOption = None,
     device: DevicesOption = "auto",
     precision: Annotated[
         str, typer.Option("--precision", help="auto, float32, bfloat16 or float16: how fast, not which codes.")

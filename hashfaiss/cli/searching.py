@@ -16,6 +16,7 @@ from hashfaiss.cli.app import (
     IndexOption,
     JsonOption,
     LabelsOption,
+    MegapixelsOption,
     app,
 )
 from hashfaiss.errors import ArgumentError, HashfaissError
@@ -47,6 +48,7 @@ def query(
     ] = None,
     model: Annotated[Path | None, typer.Option("--model", help="Refuse an index of any other model.")] = None,
     montage: Annotated[Path | None, typer.Option("--montage", help="Also draw the hits as this PNG.")] = None,
+    max_megapixels: MegapixelsOption = None,
     as_json: JsonOption = False,
     device: DeviceOption = "auto",
 ) -> None:

@@ -152,7 +152,11 @@ def split(
         raise ArgumentError("give either --images, with --labels or without, or both --dataset and --data")
     if images is not None:
         protocol = protocol_for(None, protocol)
-        facts = make_split(labelled_images(images, labels), protocol, seed, out, images).facts
+        missing: list[str] = []
+        listed = labelled_images(images, labels, missing=missing)
+        if missing:
+            note(f"{len(missing):,} listed images left out: no such file, as {shown_path(missing[0])}")
+        facts = make_split(listed, protocol, seed, out, images).facts
     else:
         found = read_dataset(str(dataset), str(data), cache or out, seed)
         for reason, count in found.facts["left_out"].items():

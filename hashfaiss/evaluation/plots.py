@@ -14,6 +14,7 @@ import numpy as np
 from hashfaiss.errors import ArgumentError
 from hashfaiss.evaluation.health import CodeHealth
 from hashfaiss.evaluation.retrieval import RetrievalReport
+from hashfaiss.images.sniffing import DRAWN_BY
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -43,7 +44,7 @@ def plot_precision_recall(path: str | Path, reports: Reports) -> None:
         )
         axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
         _finish(axes)
-    figure.savefig(path, dpi=RESOLUTION)
+    _save(figure, path)
 
 
 def plot_precision_recall_at(path: str | Path, reports: Reports) -> None:
@@ -58,7 +59,7 @@ def plot_precision_recall_at(path: str | Path, reports: Reports) -> None:
     for axes in (precision, recall):
         axes.set(xlabel="N (items returned, logarithmic)", xscale="log", ylim=(-0.02, 1.02))
         _finish(axes)
-    figure.savefig(path, dpi=RESOLUTION)
+    _save(figure, path)
 
 
 def plot_health(path: str | Path, health: CodeHealth) -> None:
@@ -76,7 +77,7 @@ def plot_health(path: str | Path, health: CodeHealth) -> None:
     buckets.margins(y=0.1)
     buckets.set_xticks(range(len(health.buckets)), health.bucket_names, rotation=45, ha="right")
     buckets.set(title="Bucket sizes", xlabel="images that share a code", ylabel="distinct codes")
-    figure.savefig(path, dpi=RESOLUTION)
+    _save(figure, path)
 
 
 def plot_buckets(path: str | Path, report: BucketReport) -> None:
@@ -95,7 +96,7 @@ def plot_buckets(path: str | Path, report: BucketReport) -> None:
     axes.set(title=f"Hash buckets by {report.b} bits", xlabel="codes in a bucket", ylabel="share of the codes")
     axes.margins(y=0.35)
     _finish(axes)
-    figure.savefig(path, dpi=RESOLUTION)
+    _save(figure, path)
 
 
 def plot_neighbours(path: str | Path, report: NeighbourReport) -> None:
@@ -115,7 +116,7 @@ def plot_neighbours(path: str | Path, report: NeighbourReport) -> None:
         ylim=(-0.02, 1.02),
     )
     _finish(axes)
-    figure.savefig(path, dpi=RESOLUTION)
+    _save(figure, path)
 
 
 def _check(reports: Reports) -> None:
@@ -134,3 +135,9 @@ def _figure(panels: int) -> tuple[Figure, list[Axes]]:
 def _finish(axes: Axes) -> None:
     axes.grid(alpha=0.3)
     axes.legend()
+
+
+def _save(figure: Figure, path: str | Path) -> None:
+    """Write a figure, of which a PNG says that it is no photograph."""
+    metadata = DRAWN_BY if Path(path).suffix.lower() == ".png" else None
+    figure.savefig(path, dpi=RESOLUTION, metadata=metadata)

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from hashfaiss.files import write_atomic
+from hashfaiss.images.sniffing import DRAWN_BY
 from hashfaiss.train.methods import Shallow, method_class
 
 Result = Mapping[str, Any]
@@ -51,7 +52,7 @@ def draw_figures(folder: Path, names: Sequence[str], results: Sequence[Result]) 
         figure = DRAWINGS[name](results, looks)
         if figure is not None:
             image = io.BytesIO()
-            figure.savefig(image, format="png", dpi=RESOLUTION)
+            figure.savefig(image, format="png", dpi=RESOLUTION, metadata=DRAWN_BY)
             files.append(folder / f"{name}.png")
             write_atomic(files[-1], image.getvalue())
     return files

@@ -10,19 +10,25 @@ import io
 import os
 import stat
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from hashfaiss.errors import ArgumentError, ImageError
+from hashfaiss.images.colours import eight_bits, foreign_profile, over_white, standard_colours
+from hashfaiss.images.sniffing import AVIF_BRANDS, ISO_BRANDS, brands
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 MAX_FILE_BYTES = 1 << 29
-MAX_PIXELS = 178_956_970  # where Pillow refuses too
+MAX_PIXELS = 178_956_970  # where Pillow refuses too, which lets nobody say otherwise for one image
+MEGAPIXELS = "HASHFAISS_MAX_MEGAPIXELS"  # read anew for each image: processes that encode are given it, too
+
+# What Pillow may open. It knows more formats, and starts another program (Ghostscript) for one of them.
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "DIB", "TIFF", "AVIF", "JPEG2000", "PPM", "TGA", "PCX")
 
 # The limit above is our own, and Pillow's warnings name no file: noise, where an ImageError tells what matters.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -63,8 +69,9 @@ def decode_image(data: bytes, path: str | None = None) -> Tensor:
     """Decode the bytes of one image file (`path` names it in errors): uint8 (3, height, width)."""
     if not data:
         raise ImageError(path, "empty file")
+    most = max_pixels()
     try:
-        return _decode(data)
+        return _decode(data, most)
     except UnidentifiedImageError:
         raise ImageError(path, "not an image, or of a format that is not known here") from None
     except MemoryError:
@@ -81,31 +88,82 @@ def _one_line(error: Exception) -> str:
     return text.rsplit(", ", 1)[-1][:200] if ".cpp" in text else text[:200]
 
 
-def _decode(data: bytes) -> Tensor:
-    if data[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftyphevc"):
-        return _torchcodec(data)
+def max_pixels() -> int:
+    """Pixels that an image may have: HASHFAISS_MAX_MEGAPIXELS million, or 178,956,970.
+
+    Raises:
+        ArgumentError: that is no whole number above 0.
+    """
+    asked = os.environ.get(MEGAPIXELS)
+    if not asked:
+        return MAX_PIXELS
+    if not asked.isdecimal() or not 0 < int(asked) <= 10_000:
+        raise ArgumentError(f"the most megapixels of an image are {asked!r}: give a whole number from 1 to 10,000")
+    most = int(asked) * 1_000_000
+    if Image.MAX_IMAGE_PIXELS is not None and most > 2 * Image.MAX_IMAGE_PIXELS:
+        Image.MAX_IMAGE_PIXELS = most // 2  # Pillow refuses from twice this on
+    return most
+
+
+def open_image(source: str | BinaryIO) -> Image.Image:
+    """Open an image of a known format with Pillow, which reads its header."""
+    return Image.open(source, formats=FORMATS)
+
+
+def _decode(data: bytes, most: int) -> Tensor:
+    if data[:2] == b"\xff\x0a" or data[4:12] == b"JXL \r\n\x87\n":
+        raise ImageError(None, "JPEG XL, which is not read here: convert it to JPEG or PNG")
+    named = brands(data[:256])
+    if named & ISO_BRANDS and not named & AVIF_BRANDS:
+        return from_pillow(_heic(data, most))
     try:
-        image = Image.open(io.BytesIO(data))
+        image = open_image(io.BytesIO(data))
     except Image.DecompressionBombError:
-        raise ImageError(None, f"claims more than {MAX_PIXELS:,} pixels") from None
-    if image.width * image.height > MAX_PIXELS:
-        raise ImageError(None, f"claims {image.width:,} x {image.height:,} pixels, more than {MAX_PIXELS:,}")
-    plain_jpeg = image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB")
-    plain_png = image.format == "PNG" and image.mode in ("L", "RGB", "I;16") and "transparency" not in image.info
-    if plain_jpeg or (plain_png and not getattr(image, "is_animated", False)):
-        return _torchcodec(data)
+        raise ImageError(None, f"claims more than {most:,} pixels{_ADVICE}") from None
+    _check_pixels(image.width, image.height, most)
+    wide = image.format == "PNG" and data[24] == 16 and image.mode != "I;16"
+    if wide:  # Pillow reads the upper 8 bits alone
+        return eight_bits(_torchcodec(data, "RGB_ALPHA", torch.uint16))
+    if foreign_profile(image) is None:
+        plain_jpeg = image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB")
+        plain_png = image.format == "PNG" and image.mode in ("L", "RGB") and "transparency" not in image.info
+        if plain_jpeg or (plain_png and not getattr(image, "is_animated", False)):
+            return _torchcodec(data)
     return from_pillow(image)
 
 
-def _torchcodec(data: bytes) -> Tensor:
+_ADVICE = f" (--max-megapixels or {MEGAPIXELS} allows more)"
+
+
+def _check_pixels(width: int, height: int, most: int) -> None:
+    if width * height > most:
+        raise ImageError(None, f"claims {width:,} x {height:,} pixels, more than {most:,}{_ADVICE}")
+
+
+def _heic(data: bytes, most: int) -> Image.Image:
+    """The primary picture of a HEIC file, upright."""
+    try:
+        import pillow_heif
+    except ImportError:
+        raise ImageError(None, "HEIC, for which pillow-heif (libheif) is missing: pip install pillow-heif") from None
+    file = pillow_heif.open_heif(io.BytesIO(data))
+    picture = file[file.primary_index]
+    _check_pixels(*picture.size, most)
+    image: Image.Image = picture.to_pillow()
+    for name in ("exif", "xmp"):  # libheif has turned it already
+        image.info.pop(name, None)
+    return image
+
+
+def _torchcodec(data: bytes, mode: str = "RGB", dtype: torch.dtype = torch.uint8) -> Tensor:
     from torchcodec.decoders import decode_image
 
-    decoded: Tensor = decode_image(data)
+    decoded: Tensor = decode_image(data, mode=mode, output_dtype=dtype)
     return decoded[0] if decoded.dim() == 4 else decoded
 
 
 def from_pillow(image: Image.Image) -> Tensor:
-    """A Pillow image as uint8 (3, height, width): first frame, upright, 16 bits scaled to 8, alpha over white.
+    """A Pillow image as uint8 (3, height, width): first frame, upright, sRGB, 16 bits scaled to 8, alpha over white.
 
     Raises:
         ImageError: its file is damaged or closed, it has no pixels, or its values are no colours.
@@ -122,15 +180,11 @@ def from_pillow(image: Image.Image) -> Tensor:
         if values.min(initial=0) < 0 or values.max(initial=0) > 65535:
             raise ImageError(None, "32-bit values, which are no colours")
         clear = image.info.get("transparency")
-        if isinstance(clear, int):
-            values[values == clear] = 65535
-        image = Image.fromarray((values >> 8).astype(np.uint8))
-    elif image.mode == "F":
+        alpha = np.where(values == clear, 0, 65535) if isinstance(clear, int) else np.full_like(values, 65535)
+        return eight_bits(torch.from_numpy(np.stack([values, values, values, alpha]).astype(np.uint16)))
+    if image.mode == "F":
         raise ImageError(None, "floating-point values, which are no colours")
-    if image.has_transparency_data:
-        over = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", over.size, "white"), over)
-    pixels = np.array(image.convert("RGB"))
+    pixels = np.array(over_white(standard_colours(image)))
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 

@@ -1,15 +1,19 @@
 """Labels of images: from class folders, a CSV file, or the list files of deep-hashing papers.
 
 - Class folders: an image's label is the name of the folder it lies in.
-- CSV: `path,label` a line (a header line may stand first), several labels separated by `;`.
+- CSV: `path,label` a line, several labels separated by `;`. A header line may stand first, whatever it says: a first
+  path that is no file of the folder and has no image's suffix, where others have one.
 - List files: a path, then one 0 or 1 for each class, separated by spaces; classes are named by their number.
+- Class numbers: a path, then the number of its class, which is its label. A single 0 or 1 is one, too: lists of a
+  single class would tell nothing.
 
 Paths in a file are relative to the images' folder. Only the images a file lists are used, each once: `./a.png`,
 `x//a.png` and `x/../a.png` are written in the shortest way, and a path that stands twice has the labels of all its
-lines, in their order, each once.
+lines, in their order, each once. Labels, and paths that are not found as they are written, are taken in one Unicode
+normal form.
 
-A file whose first line ends in 0s and 1s is a list file, unless that line is also two columns of CSV: then it is CSV
-(`a.png,class 0`), but for a line whose flags follow an image's suffix (`red,blue.png 0 1`).
+A file whose first line ends in numbers is a list file, unless that line is also two columns of CSV: then it is CSV
+(`a.png,class 0`), but for a line whose numbers follow an image's suffix (`red,blue.png 0 1`).
 """
 
 from __future__ import annotations
@@ -17,11 +21,13 @@ from __future__ import annotations
 import csv
 import io
 import os
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from hashfaiss.errors import LabelError
 from hashfaiss.images.finding import ImageFile, find_files, find_images, image_file
 from hashfaiss.images.sniffing import SUFFIXES
+from hashfaiss.wording import composed
 
 Labels = tuple[str, ...]
 
@@ -47,8 +53,8 @@ def labelled_files(
     root = os.path.abspath(os.fspath(folder))
     if labels_file is None:
         return ((file, _folder_label(file.path, root)) for file in files)
-    listed = read_label_file(labels_file)
-    if not any(os.path.isfile(os.path.join(root, path)) for path in listed):
+    listed = read_label_file(labels_file, root)
+    if not any(os.path.isfile(_spelt(os.path.join(root, path))) for path in listed):
         raise LabelError(
             f"{os.fspath(labels_file)!r} lists {len(listed):,} images, such as {next(iter(listed))!r}, and none of "
             f"them is in {os.fspath(folder)!r}: give the folder its paths start from as the images"
@@ -56,8 +62,16 @@ def labelled_files(
     placed: dict[str, Labels] = {}
     shortest = _Shortest(root)
     for path, labels in listed.items():
-        _add(placed, shortest(os.path.join(root, path)), labels)  # the path may be absolute, or lead through a link
+        _add(placed, shortest(_spelt(os.path.join(root, path))), labels)  # it may be absolute, or lead through a link
     return ((image_file(path), labels) for path, labels in placed.items())
+
+
+def _spelt(path: str) -> str:
+    """A path as it is spelt on the disk, if it is there in another Unicode normal form."""
+    if not path.isascii() and not os.path.lexists(path):
+        forms = [unicodedata.normalize(form, path) for form in ("NFC", "NFD")]
+        return next(filter(os.path.lexists, forms), path)
+    return path
 
 
 class _Shortest:
@@ -78,18 +92,27 @@ class _Shortest:
 
 
 def labelled_images(
-    folder: str | os.PathLike[str], labels_file: str | os.PathLike[str] | None = None, needed: bool = True
+    folder: str | os.PathLike[str],
+    labels_file: str | os.PathLike[str] | None = None,
+    needed: bool = True,
+    missing: list[str] | None = None,
 ) -> list[tuple[str, Labels]]:
     """Path and labels of every image, for training.
 
     Args:
         needed: each image must have a label; otherwise none gets one, whatever there is.
+        missing: takes the listed paths where there is no file, which are then left out.
 
     Raises:
         ArgumentError: `folder` is not a folder.
         LabelError: no images, or images without a label that is needed.
     """
-    images = [(file.path, labels if needed else ()) for file, labels in labelled_files(folder, labels_file)]
+    files = list(labelled_files(folder, labels_file))
+    if missing is not None:
+        missing += [file.path for file, _ in files if not os.path.isfile(file.path)]
+        gone = set(missing)
+        files = [(file, labels) for file, labels in files if file.path not in gone]
+    images = [(file.path, labels if needed else ()) for file, labels in files]
     if not images:
         what = "with one folder of images per class" if needed else "of images"
         raise LabelError(f"{os.fspath(folder)!r} holds no images: give a folder {what}")
@@ -106,11 +129,14 @@ def labelled_images(
 
 def _folder_label(path: str, root: str) -> Labels:
     folder = os.path.dirname(path)
-    return () if folder == root else (os.path.basename(folder),)
+    return () if folder == root else (composed(os.path.basename(folder)),)
 
 
-def read_label_file(file: str | os.PathLike[str]) -> dict[str, Labels]:
+def read_label_file(file: str | os.PathLike[str], folder: str | os.PathLike[str] | None = None) -> dict[str, Labels]:
     """Path → labels, in the file's order (see the top of this module for the formats).
+
+    Args:
+        folder: that the paths are relative to: what is a file there is no header.
 
     Raises:
         LabelError: missing, not text, empty, or a line that is neither format; the message names the line.
@@ -125,7 +151,7 @@ def read_label_file(file: str | os.PathLike[str]) -> dict[str, Labels]:
     if "\0" in text:
         raise LabelError(f"{name!r} is not a text file: give a CSV of path,label or a list file")
     lines = text.split("\n")  # not splitlines: names may hold what Unicode calls a line separator
-    found = _read_list(name, lines) if _is_list(lines, text) else _read_csv(name, text)
+    found = _read_list(name, lines) if _is_list(lines, text) else _read_csv(name, text, folder)
     if not found:
         raise LabelError(f"the label file {name!r} lists no images")
     return found
@@ -146,14 +172,16 @@ def _is_list(lines: list[str], text: str) -> bool:
 
 def _add(found: dict[str, Labels], path: str, labels: Iterable[str]) -> None:
     path = os.path.normpath(path)
-    found[path] = tuple(dict.fromkeys((*found.get(path, ()), *labels)))
+    found[path] = tuple(dict.fromkeys((*found.get(path, ()), *map(composed, labels))))
 
 
 def _list_line(line: str) -> tuple[str, list[str]] | None:
-    """Split `path 0 1 0` into its path and flags, or None where a line is not of that form."""
+    """Split `path 0 1 0` into its path and flags, `path 12` into its path and that; None for a line of neither form."""
     words = line.split()
     flags = len(words)
     while flags and words[flags - 1] in ("0", "1"):
+        flags -= 1
+    if flags == len(words) > 1 and words[-1].isascii() and words[-1].isdecimal():
         flags -= 1
     if flags == 0 or flags == len(words):
         return None
@@ -168,31 +196,44 @@ def _read_list(name: str, lines: list[str]) -> dict[str, Labels]:
         if not line.strip():
             continue
         entry = _list_line(line)
-        if entry is None or (width is not None and len(entry[1]) != width):
-            expected = f"{width} values of 0 or 1" if width else "values of 0 or 1"
+        fits = entry is not None and (width or len(entry[1])) == len(entry[1])
+        if entry is None or not fits or (len(entry[1]) > 1 and set(entry[1]) - {"0", "1"}):
+            expected = "the number of its class" if width == 1 else f"{width or ''} values of 0 or 1".lstrip()
             raise LabelError(f"line {number} of {name!r} is {line[:80]!r}: expected a path, then {expected}")
         path, flags = entry
         width = len(flags)
-        _add(found, path, (str(number) for number, flag in enumerate(flags) if flag == "1"))
+        classes = [str(int(flags[0]))] if width == 1 else [str(n) for n, flag in enumerate(flags) if flag == "1"]
+        _add(found, path, classes)
     return found
 
 
-def _read_csv(name: str, text: str) -> dict[str, Labels]:
-    found: dict[str, Labels] = {}
+def _read_csv(name: str, text: str, folder: str | os.PathLike[str] | None) -> dict[str, Labels]:
+    rows: list[tuple[str, str]] = []
     reader = csv.reader(io.StringIO(text), strict=True)
     try:
         for row in reader:
-            if not row or (not found and [cell.strip().lower() for cell in row[:2]] in _HEADERS):
+            if not row or (not rows and [cell.strip().lower() for cell in row[:2]] in _HEADERS):
                 continue
             if len(row) != 2 or not row[0]:
                 raise LabelError(
                     f"line {reader.line_num} of {name!r} has {len(row)} columns: expected path,label with several "
                     "labels separated by ';'"
                 )
-            _add(found, row[0], (part.strip() for part in row[1].split(";") if part.strip()))
+            rows.append((row[0], row[1]))
     except csv.Error as error:
         raise LabelError(f"line {reader.line_num} of {name!r} is not CSV: {error}") from None
+    if rows and not _is_image_of(rows[0][0], folder) and any(_is_image_of(path, folder) for path, _ in rows[1:]):
+        del rows[0]  # a header of other words
+    found: dict[str, Labels] = {}
+    for path, labels in rows:
+        _add(found, path, (part.strip() for part in labels.split(";") if part.strip()))
     return found
 
 
 _HEADERS = (["path", "label"], ["path", "labels"])
+
+
+def _is_image_of(path: str, folder: str | os.PathLike[str] | None) -> bool:
+    if os.path.splitext(path)[1].lower() in SUFFIXES:
+        return True
+    return folder is not None and os.path.isfile(os.path.join(folder, path))

@@ -1,13 +1,14 @@
-"""Names: one normal form for comparing them, and those that are no part of anybody's collection."""
+"""Names of files and folders that are no part of anybody's collection."""
 
 from __future__ import annotations
 
 import fnmatch
 import os
 import re
-import unicodedata
 from collections.abc import Sequence
 from itertools import accumulate
+
+from hashfaiss.wording import composed
 
 # What systems and programs put into folders of photographs: thumbnails, bins, snapshots, resource forks.
 NOT_OURS = (
@@ -27,11 +28,6 @@ NOT_OURS = (
     "ehthumbs*.db",
     "desktop.ini",
 )
-
-
-def composed(text: str) -> str:
-    """A name in the form it is compared in (NFC): Macs write é as e and an accent."""
-    return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
 class Excluded:

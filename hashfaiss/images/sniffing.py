@@ -22,7 +22,8 @@ RAW = frozenset(
 # fmt: on
 DRAWN_SUFFIX = ".png"
 LOOKED_AT = 256  # bytes
-DRAWN = b"drawn by hashfaiss"
+DRAWN = "drawn by hashfaiss"
+DRAWN_BY = {"Software": DRAWN}  # which PNG files that hashfaiss draws say of themselves
 
 _BEGIN = (
     b"\xff\xd8\xff",  # JPEG
@@ -71,6 +72,6 @@ def trouble(path: str) -> str | None:
             head = file.read(LOOKED_AT)
     except (OSError, ValueError):
         return None if suffix in SUFFIXES else "cannot be read"
-    if DRAWN in head:
-        return DRAWN.decode()
+    if DRAWN.encode() in head:
+        return DRAWN
     return None if suffix in SUFFIXES or looks_like_image(head) else "no image"

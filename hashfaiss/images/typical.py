@@ -6,8 +6,7 @@ import statistics
 from collections.abc import Iterable
 from itertools import islice
 
-from PIL import Image
-
+from hashfaiss.images.decoding import open_image
 from hashfaiss.images.finding import ImageFile
 
 LOOKED_AT = 64
@@ -20,7 +19,7 @@ def typical_size(files: Iterable[ImageFile]) -> int:
     sides = []
     for file in islice(files, LOOKED_AT):
         try:
-            with Image.open(file.path) as image:  # the header alone
+            with open_image(file.path) as image:  # the header alone
                 sides.append(min(image.size))
         except Exception:  # whatever is wrong with it is told when it is read
             continue

@@ -13,6 +13,7 @@ from hashfaiss.codes import Codes
 from hashfaiss.errors import ArgumentError, ImageError
 from hashfaiss.indexes import Answers
 from hashfaiss.library.hits import Hit, Hits
+from hashfaiss.wording import composed
 
 if TYPE_CHECKING:
     from hashfaiss.encoding.encoder import Encoder
@@ -52,7 +53,8 @@ class Wanted(NamedTuple):
     @classmethod
     def of(cls, how: How) -> Wanted:
         """What `how` restricts a search to; ArgumentError where that is no text."""
-        return cls(_texts("labels", how.get("labels")), _texts("paths", how.get("paths")))
+        labels = _texts("labels", how.get("labels"))
+        return cls(labels and frozenset(map(composed, labels)), _texts("paths", how.get("paths")))
 
     def ids(self, store: CodeStore) -> npt.NDArray[np.int64]:
         """Ids of such images; ArgumentError for a label that no image has, and where there is no such image."""

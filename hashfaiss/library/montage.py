@@ -8,10 +8,12 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
 from hashfaiss.errors import HashfaissError, ImageError
 from hashfaiss.files import write_atomic
 from hashfaiss.images.decoding import read_image
+from hashfaiss.images.sniffing import DRAWN_BY
 from hashfaiss.library.hits import Hit, Hits
 
 CELL = 128
@@ -93,7 +95,10 @@ def _fit(words: str) -> str:
 def _save(sheet: Image.Image, path: str | os.PathLike[str]) -> Path:
     target = Path(path)
     buffer = io.BytesIO()
-    sheet.save(buffer, "PNG")
+    about = PngInfo()
+    for name, value in DRAWN_BY.items():
+        about.add_text(name, value)
+    sheet.save(buffer, "PNG", pnginfo=about)
     try:
         write_atomic(target, buffer.getvalue())
     except OSError as error:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import time
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
@@ -147,7 +148,8 @@ def remove(store: CodeStore, images: str | os.PathLike[str] | Iterable[str | os.
 
 def _images_at(store: CodeStore, places: Places, path: str) -> Int64:
     """Ids of the image of this file, or of all images below this folder, whatever links lead there."""
-    names = {path, real_name(path), os.path.realpath(path)}
+    forms = {path, *(unicodedata.normalize(form, path) for form in ("NFC", "NFD"))}
+    names = {name for form in forms for name in (form, real_name(form), os.path.realpath(form))}
     stored = {store.stored_path(name) for name in names}
     stored.add(os.fsencode(path))  # absolute where the index was moved to where it was
     ids = [places.ids[places.at(each)] for each in stored]
@@ -353,7 +355,7 @@ def _report_skipped(path: Path, folder: str, skipped: list[tuple[str, str]]) -> 
     report = path / SKIPPED
     lines = {name: json.dumps({"path": name, "reason": reason}) for name, reason in skipped}
     try:
-        for line in report.read_text().splitlines() if report.exists() else []:
+        for line in report.read_text(encoding="utf-8").splitlines() if report.exists() else []:
             with contextlib.suppress(ValueError, TypeError, KeyError):  # a damaged line tells nothing
                 name = str(json.loads(line)["path"])
                 if not name.startswith(folder.rstrip(os.sep) + os.sep):

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -122,12 +123,14 @@ def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
 
 
 def clear_leftovers(folder: Path, manifest: dict[str, Any]) -> None:
-    """Delete what a writer that was killed, or a generation that was replaced, left behind."""
+    """Delete what a writer that was killed, or a generation that was replaced, left behind.
+
+    What cannot be deleted now, as a file that a reader has open on Windows, is left for the next writer.
+    """
     named = {entry["file"] for entry in manifest["segments"]}
     named.add((manifest.get("index") or {}).get("file", ""))
-    for room in ("codes", "faiss"):
-        for file in (folder / room).glob("*"):
-            if f"{room}/{file.name}" not in named:
-                file.unlink(missing_ok=True)
-    for file in folder.glob(".*.tmp"):
-        file.unlink(missing_ok=True)
+    files = [file for room in ("codes", "faiss") for file in (folder / room).glob("*")]
+    left = [file for file in files if f"{file.parent.name}/{file.name}" not in named]
+    for file in chain(left, folder.glob(".*.tmp")):
+        with contextlib.suppress(OSError):
+            file.unlink(missing_ok=True)

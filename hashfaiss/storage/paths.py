@@ -17,17 +17,25 @@ Mask = npt.NDArray[np.bool_]
 
 
 def stored_path(path: str, base: str | None) -> bytes:
-    """The bytes kept for an absolute `path`: relative to `base` when below it, so that both can be moved together."""
+    """The bytes kept for an absolute `path`: relative to `base` when below it, so that both can be moved together.
+
+    Folders are separated by `/` on every system.
+    """
     if base is not None and path.startswith(base.rstrip(os.sep) + os.sep):
         path = path[len(base.rstrip(os.sep)) + 1 :]
-    return os.fsencode(path)
+    return os.fsencode(slashed(path))
+
+
+def slashed(path: str) -> str:
+    """A path of this system with `/` between folders."""
+    return path.replace(os.sep, "/")
 
 
 def full_path(stored: bytes, base: str | None) -> str | None:
     """The absolute path that `stored_path` was given; None for an image that has none."""
     if not stored:
         return None
-    path = os.fsdecode(stored)
+    path = os.fsdecode(stored).replace("/", os.sep)
     return os.path.join(base, path) if base is not None else path
 
 
@@ -72,8 +80,8 @@ class Paths:
 
     def below(self, folder: str, base: str | None) -> Mask:
         """Which, stored relative to `base`, are of files below the absolute path `folder`."""
-        folder = folder.rstrip(os.sep) + os.sep
-        above = "" if base is None else os.path.join(base, "")
+        folder = slashed(folder).rstrip("/") + "/"
+        above = "" if base is None else slashed(base).rstrip("/") + "/"
         absolute = self.absolute()
         found = absolute & self.begin_with(os.fsencode(folder))
         if above.startswith(folder):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import fnmatch
 import os
 import re
-import sys
 from collections.abc import Collection
 from functools import cache
 from itertools import pairwise
@@ -18,7 +17,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hashfaiss.storage.paths import Paths
+from hashfaiss.storage.paths import Paths, slashed
+from hashfaiss.wording import composed
 
 Int64 = npt.NDArray[np.int64]
 Characters = npt.NDArray[np.unsignedinteger[Any]]
@@ -36,11 +36,12 @@ class Patterns:
     def __init__(self, patterns: Collection[str], base: str | None) -> None:
         self.absolute: set[Tokens] = set()
         for pattern in {*patterns, *map(_through_links, patterns)}:
+            pattern = composed(slashed(pattern))
             tokens = _tokens(pattern.removeprefix("./"))
             self.absolute.add(tokens)
             if not pattern.startswith("/"):
                 self.absolute.add(("*", "=/", *tokens))
-        above = "" if base is None else os.path.join(base, "")
+        above = "" if base is None else composed(slashed(os.path.join(base, "")))
         self.relative = {rest for tokens in self.absolute for rest in _after(tokens, above)}
 
     def match(self, paths: Paths) -> npt.NDArray[np.bool_]:
@@ -116,11 +117,11 @@ def _with_stars(tokens: Tokens, places: set[int]) -> set[int]:
 
 
 def _characters(paths: Paths) -> tuple[Characters, Int64]:
-    """All characters of the paths, and where each path begins and ends in them."""
+    """All characters of the paths, as they are compared, and where each path begins and ends in them."""
     if not (paths.text >= 128).any():
-        return paths.text, paths.ends
-    encoding, errors = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
-    texts = [path.decode(encoding, errors) for path in paths.each()]
+        text = paths.text if os.sep == "/" else np.where(paths.text == ord(os.sep), np.uint8(ord("/")), paths.text)
+        return text, paths.ends
+    texts = [composed(slashed(os.fsdecode(path))) for path in paths.each()]
     ends = np.cumsum([0, *map(len, texts)], dtype=np.int64)
     return np.frombuffer("".join(texts).encode("utf-32-le", "surrogatepass"), np.uint32), ends
 

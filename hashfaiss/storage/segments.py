@@ -35,7 +35,10 @@ import numpy.typing as npt
 from hashfaiss.codes import BIT_ORDER, Codes, code_bytes
 from hashfaiss.errors import CorruptIndexError, IndexFolderError
 from hashfaiss.files import DIGEST_BYTES
-from hashfaiss.storage.paths import Int64, Keys, Mask, Paths, path_index
+from hashfaiss.storage.paths import Int64, Keys, Mask, Paths, path_index, stored_path
+from hashfaiss.wording import composed
+
+__all__ = ["Labels", "Row", "Segment", "encode_segment", "stored_path"]
 
 Labels = tuple[str, ...]
 
@@ -185,7 +188,7 @@ class Segment:
     @cached_property
     def _label_names(self) -> list[str]:
         text, ends = self._read("label_name").tobytes(), [0, *self._read("label_name_end").tolist()]
-        return [text[a:b].decode("utf-8", "surrogateescape") for a, b in pairwise(ends)]
+        return [composed(text[a:b].decode("utf-8", "surrogateescape")) for a, b in pairwise(ends)]
 
     @cached_property
     def states(self) -> Int64:

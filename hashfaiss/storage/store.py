@@ -34,6 +34,7 @@ from hashfaiss.storage.paths import Int64, Mask, Paths, full_path, stored_path
 from hashfaiss.storage.patterns import Patterns
 from hashfaiss.storage.places import Places
 from hashfaiss.storage.segments import Row, Segment, encode_segment
+from hashfaiss.wording import composed
 
 SEGMENT_ROWS = 1 << 20  # a segment is made in memory; this bounds it
 MANY_SEGMENTS = 32  # more than these are gathered into few
@@ -177,10 +178,11 @@ class CodeStore:
         """Ids of the images that have one of `labels` and whose path matches one of `paths`; None asks for nothing.
 
         A pattern is matched like that of `find -path`: `*` goes across folders. One that does not begin with `/` may
-        begin at any folder of the path: `holiday/*` finds `/photos/holiday/2020/a.jpg`; so does `./holiday/*`.
+        begin at any folder of the path: `holiday/*` finds `/photos/holiday/2020/a.jpg`; so does `./holiday/*`. Labels,
+        paths and patterns are compared in one Unicode normal form, and on Windows `/` and `\\` are the same.
         """
         wanted = None if paths is None else Patterns(paths, self.base).match
-        return self._chosen(wanted, None if labels is None else set(labels))
+        return self._chosen(wanted, None if labels is None else set(map(composed, labels)))
 
     def _chosen(self, wanted: Callable[[Paths], Mask] | None, labels: set[str] | None) -> Int64:
         found = [np.empty(0, np.int64)]

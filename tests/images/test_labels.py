@@ -67,6 +67,18 @@ def test_csv_with_and_without_header(tmp_path: Path, header: str, newline: str) 
     assert list(found) == ["a.jpg", "folder/b c.jpg", "no label.png"]
 
 
+@pytest.mark.parametrize("header", ["filename,label", "Image,Class", "id,category", "file_path,tags"])
+def test_a_header_of_any_words_is_no_image(tmp_path: Path, header: str) -> None:
+    assert read(tmp_path, f"{header}\na.jpg,cat\nb,dog\n") == {"a.jpg": ("cat",), "b": ("dog",)}
+    assert len(read(tmp_path, f"{header}\na,cat\nb,dog\n")) == 3  # nothing says which are images
+    (tmp_path / header.split(",")[0]).touch()
+    found = read_label_file(write(tmp_path, f"{header}\na.jpg,cat\n"), tmp_path)
+    assert list(found) == [header.split(",")[0], "a.jpg"]
+    (tmp_path / "a").touch()
+    found = read_label_file(write(tmp_path, "name,of\na,cat\n"), tmp_path)
+    assert found == {"a": ("cat",)}
+
+
 def test_csv_with_several_labels(tmp_path: Path) -> None:
     found = read(tmp_path, "a.jpg,sky;sea\nb.jpg, sky ; sea; sky;;\nc.jpg,new york;x\n")
     assert found == {"a.jpg": ("sky", "sea"), "b.jpg": ("sky", "sea"), "c.jpg": ("new york", "x")}
@@ -156,7 +168,9 @@ def test_one_file_written_in_several_ways_is_one(tmp_path: Path) -> None:
         ("c0/0.png,class 0 1", "c0/0.png", ("class 0 1",)),
         ('"a,b.png",class 0', "a,b.png", ("class 0",)),
         ("red,blue.png 0 1", "red,blue.png", ("1",)),
-        ("red,blue.JPG 1", "red,blue.JPG", ("0",)),
+        ("red,blue.JPG 1", "red,blue.JPG", ("1",)),
+        ("red,blue.JPG 12", "red,blue.JPG", ("12",)),
+        ("a,b 12", "a", ("b 12",)),
         ("a,b,c 0 1", "a,b,c", ("1",)),
         ("no suffix 0 1", "no suffix", ("1",)),
         ('say "hi" 0 1', 'say "hi"', ("1",)),
@@ -184,7 +198,8 @@ def test_list_file_is_that_of_the_loop(
     lines, expected = [], {}
     for number, row in enumerate(flags):
         lines.append(f"image {number}.jpg {' '.join(row)}\n")
-        expected[f"image {number}.jpg"] = tuple(str(c) for c in range(classes) if row[c] == "1")
+        flagged = [c for c in range(classes) if row[c] == "1"] if classes > 1 else row
+        expected[f"image {number}.jpg"] = tuple(map(str, flagged))
     assert read(tmp_path_factory.mktemp("list"), "".join(lines)) == expected
 
 
@@ -196,12 +211,21 @@ def test_list_file_is_that_of_the_loop(
         ("a.jpg 0 1\nb.jpg 2 1\n", "line 2 of"),
         ("a.jpg 0 1\nb.jpg\n", "line 2 of"),
         ("a.jpg 0 1\n0 1\n", "line 2 of"),
+        ("a.jpg 3\nb.jpg 1 0\n", "line 2 of '.*' is 'b.jpg 1 0': expected a path, then the number of its class"),
+        ("a.jpg 3\nb.jpg cat\n", "line 2 of"),
+        ("a.jpg 3\nb.jpg -1\n", "line 2 of"),
         ("a.jpg 0 1\n" + "b" * 5000 + "\n", "line 2 of '.*' is 'b{80}':"),
     ],
 )
 def test_bad_list_files_name_the_line(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(LabelError, match=message):
         read(tmp_path, text)
+
+
+def test_a_list_of_class_numbers(tmp_path: Path) -> None:
+    assert read(tmp_path, "a.jpg 0\nmy b.jpg 1\n") == {"a.jpg": ("0",), "my b.jpg": ("1",)}
+    assert read(tmp_path, "a.jpg 7\nb.jpg 1\nc.jpg 012\n") == {"a.jpg": ("7",), "b.jpg": ("1",), "c.jpg": ("12",)}
+    assert read(tmp_path, "a.jpg 1\nb.jpg 1\na.jpg 4\n") == {"a.jpg": ("1", "4"), "b.jpg": ("1",)}
 
 
 # Files that are none
@@ -260,3 +284,37 @@ def test_names_that_are_not_text_are_found(photos: Path, tmp_path: Path) -> None
         ((item, _),) = labelled_files(photos, write(tmp_path, line))
         assert os.fsencode(item.path).endswith(name)
         assert item.size > 0
+
+
+@posix
+def test_names_are_taken_in_one_normal_form(tmp_path: Path) -> None:
+    composed, apart = "caf\u00e9", "cafe\u0301"
+    folder = tmp_path / "photos"
+    (folder / apart).mkdir(parents=True)
+    for name in ("a.jpg", "b.jpg"):
+        (folder / apart / name).touch()
+    ((_, first), (_, second)) = labelled_files(folder)
+    assert first == second == (composed,)
+    file = write(tmp_path, f"{composed}/a.jpg,{apart}\n{apart}/b.jpg,{composed}\n")
+    found = list(labelled_files(folder, file))
+    assert [item.path for item, _ in found] == [str(folder / apart / name) for name in ("a.jpg", "b.jpg")]
+    assert [labels for _, labels in found] == [(composed,)] * 2
+
+
+@posix
+def test_a_listed_file_is_one_image_by_whatever_link(photos: Path, tmp_path: Path) -> None:
+    (photos / "again").symlink_to("cat")
+    (photos / "one.jpg").symlink_to("cat/0.jpg")
+    (tmp_path / "away").mkdir()
+    os.rename(photos / "dog", tmp_path / "away" / "dog")
+    (photos / "dog").symlink_to(tmp_path / "away" / "dog")
+    file = write(tmp_path, "again/0.jpg,x\none.jpg,y\ncat/0.jpg,z\ndog/1.png,w\n")
+    found = [(os.path.relpath(item.path, photos), labels) for item, labels in labelled_files(photos, file)]
+    assert found == [("cat/0.jpg", ("x", "y", "z")), ("dog/1.png", ("w",))]
+
+
+def test_listed_images_that_are_missing_are_named(photos: Path, tmp_path: Path) -> None:
+    file = write(tmp_path, "dog/0.jpg,x\ndog/9.jpg,x\n")
+    missing: list[str] = []
+    assert labelled_images(photos, file, missing=missing) == [(str(photos / "dog/0.jpg"), ("x",))]
+    assert missing == [str(photos / "dog/9.jpg")]

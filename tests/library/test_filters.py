@@ -145,3 +145,15 @@ def test_ways_to_search_that_are_none_are_told(encoder, photos):
     for wrong in ({"label": "cat"}, {"exakt": True}):
         with pytest.raises(ArgumentError, match="is no way to search: give exact, labels, paths, rerank"):
             index.query("nowhere.jpg", **wrong)
+
+
+def test_labels_and_patterns_compare_in_one_normal_form(encoder, photos):
+    composed, apart = "caf\u00e9", "cafe\u0301"
+    (photos / "cat").rename(photos / apart)
+    index = encoder.to_index(photos, photos.parent / "x.index")
+    for name in (composed, apart):
+        for how in ({"labels": [name]}, {"paths": [f"{name}/*"]}, {"paths": str(photos / name / "*")}):
+            assert len(index.query(photos / "dog/0.jpg", 20, **how)) == 4
+    assert index.store.labels() == {composed, "bird", "dog"}
+    assert index.remove(photos / composed / "0.jpg") == 1
+    assert index.remove(photos / composed) == 3

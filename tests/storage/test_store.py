@@ -425,3 +425,34 @@ def test_no_byte_of_the_manifest_can_change_unnoticed(tmp_path):
         except IndexFolderError:
             continue
         assert json.loads(changed) == meant  # white space
+
+
+def test_on_windows_slashes_and_backslashes_are_the_same(monkeypatch):
+    store = CodeStore.create(None, 8)
+    with store.writing() as writer:
+        rows = [Row(path, 1, 1, bytes(16), ()) for path in (rb"D:\p\trip\a.jpg", b"D:/p/trip/b.jpg", b"D:/p/c.jpg")]
+        writer.append(np.zeros((3, 1), np.uint8), rows)
+        writer.commit()
+    monkeypatch.setattr("os.sep", "\\")
+    for pattern in ("trip/*", r"trip\*", r".\trip\?.jpg", r"D:\p\trip\*"):
+        assert store.where(paths=[pattern]).tolist() == [0, 1]
+    assert stored_path(r"D:\p\trip\é.jpg", r"D:\p") == "trip/é.jpg".encode()
+    assert full_path(b"trip/x/a.jpg", None) == r"trip\x\a.jpg"
+
+
+def test_a_file_that_cannot_be_deleted_is_left_for_the_next_writer(tmp_path, monkeypatch):
+    store = CodeStore.create(tmp_path / "x", 8)
+    left = store.path / "codes/000009-00-dead.h5"
+    left.write_bytes(b"x")
+    unlink, held = type(left).unlink, {left}
+
+    def refusing(path, missing_ok=False):
+        if path in held:
+            raise PermissionError(13, "in use", str(path))
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(type(left), "unlink", refusing)
+    for holds in (True, False):
+        with store.writing():
+            assert left.exists() == holds
+        held.clear()

@@ -1,0 +1,87 @@
+"""Colours: 16 bits to 8, colour profiles to sRGB, transparency over white."""
+
+from __future__ import annotations
+
+import io
+import threading
+from typing import TYPE_CHECKING
+
+import torch
+from PIL import Image, ImageCms
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+DEPTHS = (8, 10, 12, 14, 16)  # bits that cameras, microscopes and X-ray use of 16
+PROFILES = 64  # kept by each thread
+_kept = threading.local()  # a transform must not be used by two threads at once
+
+
+def eight_bits(image: Tensor) -> Tensor:
+    """A 16-bit image with alpha, uint16 (4, height, width), as uint8 (3, height, width), over white.
+
+    Its colours are scaled by the bits that they use: of a 12-bit image in 16 bits, the upper 8 of 12 are kept.
+    """
+    values = image.to(torch.int32)
+    colours, alpha = values[:3], values[3:]
+    used = int(colours.where(alpha > 0, 0).max()) if colours.numel() else 0
+    depth = next(depth for depth in DEPTHS if used < 1 << depth)
+    colours = (colours >> (depth - 8)).clamp_(max=255)
+    if int(alpha.min()) == 65535:
+        return colours.to(torch.uint8)
+    return ((colours * alpha + 255 * (65535 - alpha) + 32767) // 65535).to(torch.uint8)
+
+
+def over_white(image: Image.Image) -> Image.Image:
+    """As RGB, what is transparent over white."""
+    if image.has_transparency_data:
+        over = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", over.size, "white"), over)
+    return image.convert("RGB")
+
+
+def foreign_profile(image: Image.Image) -> bytes | None:
+    """The colour profile of an image, if it has one that can be used and is not sRGB."""
+    profile = image.info.get("icc_profile")
+    if not isinstance(profile, bytes) or not profile or image.mode not in _SPACES:
+        return None
+    return profile if _transform(profile, _SPACES[image.mode]) is not None else None
+
+
+def standard_colours(image: Image.Image) -> Image.Image:
+    """An image in the colours of sRGB, by its profile; its transparency stays."""
+    profile = foreign_profile(image)
+    if profile is None:
+        return image
+    alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
+    mode = _SPACES[image.mode]
+    converted = ImageCms.applyTransform(image.convert(mode), _transform(profile, mode))  # type: ignore[arg-type]
+    assert converted is not None
+    if alpha is not None:
+        converted.putalpha(alpha)
+    return converted
+
+
+_SPACES = {"RGB": "RGB", "RGBA": "RGB", "P": "RGB", "PA": "RGB", "CMYK": "CMYK", "L": "L", "LA": "L"}
+
+
+def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
+    """What turns colours of a profile into sRGB; None for sRGB itself, and for a profile that is damaged or other."""
+    kept: dict[tuple[bytes, str], ImageCms.ImageCmsTransform | None] = _kept.__dict__.setdefault("transforms", {})
+    key = (profile, mode)
+    if key not in kept:
+        if len(kept) >= PROFILES:
+            kept.clear()
+        kept[key] = _made(profile, mode)
+    return kept[key]
+
+
+def _made(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
+    try:
+        given = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        name = ImageCms.getProfileDescription(given)
+        if "srgb" in name.lower() or (mode == "L" and "gamma 2.2" in name.lower()):
+            return None
+        return ImageCms.buildTransform(given, ImageCms.createProfile("sRGB"), mode, "RGB")
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
+        return None
