@@ -1,6 +1,6 @@
 """FAISS binary indexes over distinct codes, with answers in (distance, id) order that say whether they are exact.
 
-    CodeIndex     codes and ids → answers; the one class the rest of hashfaiss searches with
+    CodeIndex     codes and ids → answers; the one class the rest of hashfaiss searches with, and others may
     Answers       ids and distances of each query, without padding, and whether they are certified exact
     near_groups   images whose codes lie near each other
     rerank        orders candidates by the query's real outputs

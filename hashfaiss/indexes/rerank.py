@@ -12,6 +12,7 @@ from hashfaiss.errors import ArgumentError
 from hashfaiss.indexes.answers import Answers
 from hashfaiss.indexes.code_index import CodeIndex
 from hashfaiss.indexes.kind import ranges
+from hashfaiss.indexes.snapshot import Snapshot
 
 
 def rerank(
@@ -44,19 +45,20 @@ def rerank(
         )
     if (k is None) == (radius is None):
         raise ArgumentError("give either k or radius")
+    now = index.now  # all of one answer is of the same codes
     if k is not None:
-        first = index.search(queries, k, exact)
+        first = now.search(queries, k, exact)
         radii, sure = [int(distances.max(initial=0)) for _, distances in first], first.exact
     else:
-        index.within(queries[:0], radius)  # type: ignore[arg-type]  # a wrong radius is told
+        now.within(queries[:0], radius)  # type: ignore[arg-type]  # a wrong radius is told
         radii, sure = [int(radius or 0)] * len(queries), np.ones(len(queries), np.bool_)
     rows = zip(queries, outputs, radii, sure.tolist(), strict=True)
-    parts = [_one(index, query[None], output, within, k, exact, certain) for query, output, within, certain in rows]
-    return Answers.join(parts) if parts else index.search(queries, 1)
+    parts = [_one(now, query[None], output, within, k, exact, certain) for query, output, within, certain in rows]
+    return Answers.join(parts) if parts else now.search(queries, 1)
 
 
 def _one(
-    index: CodeIndex,
+    index: Snapshot,
     query: Codes,
     output: npt.NDArray[np.floating[Any]],
     radius: int,
