@@ -21,7 +21,6 @@ Codes = npt.NDArray[np.uint8]
 
 BIT_ORDER = "lsb"
 MAX_BITS = 1024
-ROWS = 1 << 14  # codes that are unpacked at once
 
 
 def check_bits(bits: Any) -> int:
@@ -135,11 +134,12 @@ def asymmetric_distances(output: npt.NDArray[np.floating[Any]], codes: Codes, bi
 
     Rounded to four places: what batch size and threads do to float32 outputs shows in one of a hundred, by one.
     """
-    weights = np.abs(output.astype(np.float64))
+    weights = np.zeros(8 * codes.shape[1])
+    weights[:bits] = np.abs(output.astype(np.float64))
     asked = pack(output[None])[0]
+    of_byte = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little").astype(np.float64)
     total: npt.NDArray[np.float64] = np.zeros(len(codes))
-    for start in range(0, len(codes), ROWS):
-        differ = np.unpackbits(codes[start : start + ROWS] ^ asked, axis=1, count=bits, bitorder="little")
-        total[start : start + ROWS] = differ @ weights
-    total /= max(weights.mean(), np.finfo(np.float64).tiny)
+    for place in range(codes.shape[1]):  # what each of 256 bytes weighs, looked up
+        total += (of_byte @ weights[8 * place : 8 * place + 8])[codes[:, place] ^ asked[place]]
+    total /= max(weights[:bits].mean(), np.finfo(np.float64).tiny)
     return total.round(4)

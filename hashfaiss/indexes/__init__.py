@@ -21,7 +21,7 @@ from hashfaiss.indexes.distinct import Distinct
 from hashfaiss.indexes.kind import Abilities, Kind
 from hashfaiss.indexes.kinds import KINDS, parse_kind
 from hashfaiss.indexes.near import near_groups
-from hashfaiss.indexes.rerank import rerank
+from hashfaiss.indexes.rerank import nearest_by_outputs, rerank
 from hashfaiss.indexes.trials import Trial
 from hashfaiss.indexes.trust import Trust
 from hashfaiss.indexes.tuning import Tuning, tune
@@ -41,6 +41,7 @@ __all__ = [
     "Tuning",
     "changes",
     "near_groups",
+    "nearest_by_outputs",
     "parse_kind",
     "rerank",
     "tune",

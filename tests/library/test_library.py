@@ -111,7 +111,7 @@ def test_bad_queries_are_told(index, photos):
         ):
             with pytest.raises(ImageError):
                 ask(image)
-        for image in (5, [5], torch.zeros(2, 3, 8, 8), None):
+        for image in (5.0, [5.0], True, torch.zeros(2, 3, 8, 8), None):
             with pytest.raises(ArgumentError, match="was given as an image"):
                 ask(image)
     for k in (0, -1, 2.0, None, "3"):
