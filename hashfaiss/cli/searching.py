@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,8 +28,9 @@ if TYPE_CHECKING:
 @app.command()
 def query(
     images: Annotated[
-        list[str], typer.Argument(help="Images to ask with; - reads paths from stdin, one a line or from -print0.")
-    ],
+        list[str] | None,
+        typer.Argument(help="Images to ask with; - reads paths from stdin, one a line or from -print0."),
+    ] = None,
     index: IndexOption = DEFAULT_INDEX,
     k: Annotated[int | None, typer.Option("-k", "--k", help="How many hits (default 10).")] = None,
     radius: Annotated[int | None, typer.Option("--radius", help="All hits at Hamming distance <= this.")] = None,
@@ -45,6 +47,16 @@ def query(
     rerank: Annotated[
         str | None, typer.Option("--rerank", help="asymmetric: order hits by the network's real outputs.")
     ] = None,
+    ids: Annotated[
+        list[int] | None, typer.Option("--id", help="An image of the index to ask with, by id; may be repeated.")
+    ] = None,
+    combine: Annotated[
+        bool, typer.Option("--combine", help="All images together are one query, not one each.")
+    ] = False,
+    unlike: Annotated[
+        list[str] | None,
+        typer.Option("--not", help="An image to stay away from; may be repeated; implies --combine."),
+    ] = None,
     model: Annotated[Path | None, typer.Option("--model", help="Refuse an index of any other model.")] = None,
     montage: Annotated[Path | None, typer.Option("--montage", help="Also draw the hits as this PNG.")] = None,
     as_json: JsonOption = False,
@@ -59,10 +71,16 @@ def query(
     end: 'cat/*' is all below any folder cat, '[[]1].jpg' the file [1].jpg.
 
     With --rerank asymmetric, hits are ordered by how sure the network is of the bits in which they differ; as many
-    lie at the distance of the last of -k, which of them are shown changes with it. Examples:
+    lie at the distance of the last of -k, which of them are shown changes with it.
+
+    Several images are asked with one by one. With --combine they are one query: the mean of the network's outputs, less
+    half the mean of those of --not, each in units of its mean size; hits are ordered by what they lack of it, and all
+    of the index is compared. An image of the index whose file is gone, and --id, are asked with by their stored code.
+    Examples:
 
     \b
         hashfaiss query cat.jpg -k 20 --montage hits.png
+        hashfaiss query a.jpg b.jpg --not c.jpg
         hashfaiss query cat.jpg --label cat --label lynx --path 'holiday/*'
         find new/ -name '*.jpg' -print0 | hashfaiss query - --radius 4 --json
     """
@@ -74,6 +92,8 @@ def query(
 
     if k is not None and radius is not None:
         raise ArgumentError("both -k and --radius were given: give one of them")
+    if not images and not ids:
+        raise ArgumentError("there is nothing to ask with: give images, - for paths on stdin, or --id")
     if montage:
         _check_target(montage.parent, montage)
     opened = ImageIndex.open(index, Encoder.load(model, device) if model else None, device)
@@ -82,7 +102,13 @@ def query(
     if k is None and radius is None:
         k = 10
     how = How(exact=not approximate, labels=label, paths=path, rerank=rerank)  # type: ignore[typeddict-item]
-    for answer in opened.stream(_paths(images), k, radius, **how):
+    asked: Iterable[Any] = chain(_paths(images or []), ids or [])
+    answers: Iterable[Any] = (
+        [opened.combined(list(asked), unlike or [], k, radius, **how)]
+        if combine or unlike
+        else opened.stream(asked, k, radius, **how)
+    )
+    for answer in answers:
         if isinstance(answer, HashfaissError):
             note(f"hashfaiss: {answer}")
             failed = True

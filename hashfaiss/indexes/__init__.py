@@ -1,6 +1,6 @@
 """FAISS binary indexes over distinct codes, with answers in (distance, id) order that say whether they are exact.
 
-    CodeIndex     codes and ids → answers; the one class the rest of hashfaiss searches with
+    CodeIndex     codes and ids → answers; the one class the rest of hashfaiss searches with, and others may
     Answers       ids and distances of each query, without padding, and whether they are certified exact
     near_groups   images whose codes lie near each other
     rerank        orders candidates by the query's real outputs
@@ -21,7 +21,7 @@ from hashfaiss.indexes.distinct import Distinct
 from hashfaiss.indexes.kind import Abilities, Kind
 from hashfaiss.indexes.kinds import KINDS, parse_kind
 from hashfaiss.indexes.near import near_groups
-from hashfaiss.indexes.rerank import rerank
+from hashfaiss.indexes.rerank import nearest_by_outputs, rerank
 from hashfaiss.indexes.trials import Trial
 from hashfaiss.indexes.trust import Trust
 from hashfaiss.indexes.tuning import Tuning, tune
@@ -41,6 +41,7 @@ __all__ = [
     "Tuning",
     "changes",
     "near_groups",
+    "nearest_by_outputs",
     "parse_kind",
     "rerank",
     "tune",

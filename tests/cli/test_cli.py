@@ -182,6 +182,21 @@ def test_query_among_some_exactly_and_reranked(here: Path, photos: Path) -> None
     assert f"{scores[-1]:.3f}" in table
 
 
+def test_query_by_id_and_with_several_images_at_once(here: Path, photos: Path) -> None:
+    cat, dog, at = str(photos / "cat/0.jpg"), str(photos / "dog/0.jpg"), ["--index", "photos.index", "--json"]
+    number = json.loads(run("query", cat, *at, "-k", "1"))["id"]
+    by_id = json.loads(run("query", "--id", str(number), *at, "-k", "1"))
+    assert (by_id["id"], by_id["distance"], by_id["query"]) == (number, 0, cat)
+    both = [json.loads(line) for line in run("query", cat, dog, *at, "-k", "3").splitlines()]
+    assert [hit["query"] for hit in both] == [cat] * 3 + [dog] * 3  # one by one
+    together = [json.loads(line) for line in run("query", cat, dog, *at, "-k", "3", "--combine").splitlines()]
+    assert [hit["query"] for hit in together] == [f"{cat} + {dog}"] * 3
+    away = run("query", cat, "--not", dog, "--not", str(photos / "bird/0.jpg"), "--index", "photos.index")
+    assert "photos/cat/0.jpg - photos/dog/0.jpg - photos/bird/0.jpg: 10 hits, certified exact" in away
+    assert "nothing to ask with" in run("query", "--index", "photos.index", code=2)
+    assert "gone.jpg" in run("query", cat, "--not", "gone.jpg", "--index", "photos.index", code=1)
+
+
 def test_query_is_exact_unless_asked_otherwise(here: Path, photos: Path) -> None:
     run("build", "--model", "model.pt", "--images", str(photos), "--index", "photos.index", "--kind", "hash:b=12")
     asked = [str(photos / "cat/0.jpg"), "--index", "photos.index"]
