@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+from PIL import Image, ImageOps
+
 
 def counts(report):
     return report.encoded, report.unchanged, report.removed, len(report.skipped)
@@ -19,3 +21,9 @@ def content(index):
 
 def later(path):
     os.utime(path, ns=(1, path.stat().st_mtime_ns + 10**9))
+
+
+def flip(source, target):
+    """Write another image than `source` at `target`."""
+    with Image.open(source) as image:
+        ImageOps.flip(image).save(target)

@@ -14,9 +14,11 @@ from hashfaiss.wording import counted, printable
 
 if TYPE_CHECKING:
     from hashfaiss.library.hits import Hit, Hits
+    from hashfaiss.library.sync import BuildReport
     from hashfaiss.train.progress import Progress as TrainingProgress
 
 MOST_SHOWN = 20  # images of a group
+MOST_NAMED = 5  # files that were skipped, say
 
 
 def note(text: str) -> None:
@@ -79,11 +81,29 @@ def bar(what: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
+def print_build(report: BuildReport) -> None:
+    """What a build did: what is amiss on stderr, the sum on stdout."""
+    for path, reason in report.kept[:MOST_NAMED]:
+        note(f"kept {shown_path(path)}: {reason}; its images stay in the index")
+    for path, reason in report.skipped[:MOST_NAMED]:
+        note(f"skipped {shown_path(path)}: {reason}")
+    told = bool(report.skipped or report.kept) and report.skipped_report is not None
+    where = f" (see {shown_path(str(report.skipped_report))})" if told else ""
+    recognised = f"{report.recognised:,} recognised by their contents, " if report.recognised else ""
+    passed = report.passed_over
+    say(
+        f"{report.encoded:,} encoded, {recognised}{report.unchanged:,} unchanged, {report.removed:,} removed, "
+        f"{len(report.skipped):,} skipped{where}, {report.seconds:.1f} s, {report.images_per_second:,.0f} images/s"
+    )
+    if passed.count:
+        say(f"{counted(passed.count, 'other file')} passed over: {passed}")
+
+
 def print_hits(hits: Hits, as_json: bool) -> None:
     """One query's hits: a table, or one JSON object a line."""
     if as_json:
         for rank, hit in enumerate(hits, start=1):
-            about = {"path": hit.path, "labels": hit.labels, "id": hit.id, "exact": hits.exact}
+            about = {"path": hit.path, "labels": hit.labels, "id": hit.id, "exact": hits.exact, **_missing(hit)}
             score = {} if hit.score is None else {"asymmetric_distance": hit.score}
             print_json({"query": hits.query, "rank": rank, "distance": hit.distance, **score, **about})
         if not hits:
@@ -104,7 +124,7 @@ def print_hits(hits: Hits, as_json: bool) -> None:
 def print_group(number: int, group: Sequence[Hit], as_json: bool) -> None:
     """One group of near-duplicates: a table of the first images, or a JSON object with all."""
     if as_json:
-        about = [{"path": hit.path, "distance": hit.distance, "labels": hit.labels} for hit in group]
+        about = [{"path": hit.path, "distance": hit.distance, "labels": hit.labels, **_missing(hit)} for hit in group]
         print_json({"group": number, "images": about})
         return
     rows = [(str(hit.distance), *_place(hit)) for hit in group[:MOST_SHOWN]]
@@ -114,8 +134,12 @@ def print_group(number: int, group: Sequence[Hit], as_json: bool) -> None:
         say(f"... and {more:,} more (all with --json)\n")
 
 
+def _missing(hit: Hit) -> dict[str, bool]:
+    return {"missing": True} if hit.missing else {}
+
+
 def _place(hit: Hit) -> tuple[str, str]:
-    return shown_path(hit.path), ";".join(hit.labels)
+    return shown_path(hit.path) + (" (no longer there)" if hit.missing else ""), ";".join(hit.labels)
 
 
 @contextlib.contextmanager

@@ -11,7 +11,6 @@ import typer
 from hashfaiss.cli.app import (
     DEFAULT_INDEX,
     DevicesOption,
-    ImagesOption,
     IndexOption,
     JsonOption,
     LabelsOption,
@@ -25,7 +24,9 @@ if TYPE_CHECKING:
 
 @app.command()
 def build(
-    images: ImagesOption,
+    images: Annotated[
+        list[Path], typer.Option("--images", help="Folder of images; a folder in it is a class. May be repeated.")
+    ],
     model: Annotated[
         Path | None,
         typer.Option("--model", help="Model file of `hashfaiss train`; without one, it is fitted to the images."),
@@ -40,12 +41,26 @@ def build(
         int | None, typer.Option("--bits", help="Of a model that is fitted to the images; default: 64.")
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at an image that cannot be read.")] = False,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option("--exclude", help="Names to leave out, such as '*_edited.jpg' or 'old/*'; may be repeated."),
+    ] = None,
+    check_content: Annotated[
+        bool, typer.Option("--check-content", help="Read every file, also where size, times and inode are unchanged.")
+    ] = False,
+    allow_removals: Annotated[
+        bool, typer.Option("--allow-removals", help="Believe that images were deleted, however many are gone at once.")
+    ] = False,
     device: DevicesOption = "auto",
     precision: Annotated[
         str, typer.Option("--precision", help="auto, float32, bfloat16 or float16: how fast, not which codes.")
     ] = "auto",
 ) -> None:
-    """Bring an index into step with a folder: encode what is new or changed, forget what is gone.
+    """Bring an index into step with a folder: encode what is new, forget what is gone.
+
+    A file is its contents: one that was moved, renamed, copied, touched or labelled otherwise takes its code over.
+    What cannot be looked at (a disk that is away, say) stays in the index, is told, and makes the exit code 1; so does
+    more than half of a folder that is gone at once.
 
     Without --model, an index that is there keeps its own; a new one gets a model fitted to the images (ITQ on the
     features of EfficientNet-Lite0), which takes no labels and no download.
@@ -57,38 +72,54 @@ def build(
 
         hashfaiss build --model dhida.pt --images photos/
     """
-    from hashfaiss.cli.console import bar, note, say, shown_path
+    from hashfaiss.cli.console import bar, print_build, say
     from hashfaiss.encoding.encoder import Encoder
     from hashfaiss.indexes import parse_kind
     from hashfaiss.library.image_index import ENCODER, ImageIndex
     from hashfaiss.library.sync import check_images
     from hashfaiss.storage.manifest import MANIFEST
 
-    if images.is_file():
-        raise ArgumentError(f"{str(images)!r} is a file: give a folder of images")
+    for folder in images:
+        if folder.is_file():
+            raise ArgumentError(f"{str(folder)!r} is a file: give a folder of images")
+    if len(images) > 1 and labels is not None:
+        raise ArgumentError(
+            "--labels and several --images were given: a label file is of one folder, so build each alone"
+        )
     there = (index / MANIFEST).exists()
     if bits is not None and (there or model is not None):
         raise ArgumentError(f"--bits {bits} is of a model that is fitted to the images, and there is one: leave it out")
     parse_kind(kind or "auto", bits or 64, 0)  # before the work
     encoder = Encoder.load(model, device, precision) if model is not None else None
-    if not there:
-        check_images(images, labels)
+    if not there or len(images) > 1:
+        for folder in images:
+            check_images(folder, labels, exclude or ())
     if encoder is None:
         encoder = (
             Encoder.load(index / ENCODER, device, precision)
             if there
-            else _fitted(images, bits or 64, labels, device, precision)
+            else _fitted(images[0], bits or 64, labels, device, precision)
         )
     opened = ImageIndex.create(encoder, index, "auto" if kind is None else kind)
-    with bar("encode") as progress:
-        report = opened.build(images, labels, kind, strict, progress)
-    for path, reason in report.skipped[:5]:
-        note(f"skipped {shown_path(path)}: {reason}")
-    where = f" (see {shown_path(str(report.skipped_report))})" if report.skipped else ""
-    say(
-        f"{report.encoded:,} encoded, {report.unchanged:,} unchanged, {report.removed:,} removed, "
-        f"{len(report.skipped):,} skipped{where}, {report.seconds:.1f} s, {report.images_per_second:,.0f} images/s"
-    )
+    kept = False
+    for folder in images:
+        with bar("encode") as progress:
+            report = opened.build(
+                folder,
+                labels,
+                kind,
+                strict,
+                progress,
+                exclude=exclude or (),
+                check_content=check_content,
+                allow_removals=allow_removals,
+            )
+        if len(images) > 1:
+            say(f"{folder}:")
+        print_build(report)
+        kept = kept or bool(report.kept)
+    if kept:
+        raise typer.Exit(1)
 
 
 def _fitted(images: Path, bits: int, labels: Path | None, device: str, precision: str) -> Encoder:

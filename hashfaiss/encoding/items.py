@@ -22,10 +22,15 @@ Images = str | os.PathLike[str] | Image | Tensor | Sequence[str | os.PathLike[st
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One image to encode: a file, or an image in memory."""
+    """One image to encode: a file, or an image in memory.
+
+    Attributes:
+        known: its code and its file's digest, where they are known already: it is then passed through.
+    """
 
     source: ImageFile | Image | Tensor
     labels: Labels = ()
+    known: tuple[bytes, bytes] | None = None
 
     @property
     def file(self) -> ImageFile | None:

@@ -270,6 +270,9 @@ def batched(items: Iterable[Given], size: int) -> Iterator[tuple[Given, ...]]:
 
 
 def _prepare(encoder: Encodes, item: Item, remembered: LearnedCodes | None) -> Prepared:
+    if item.known is not None:
+        packed, digest = item.known
+        return np.frombuffer(packed, np.uint8), digest
     try:
         if isinstance(item.source, ImageFile):
             data = read_bytes(item.source.path)

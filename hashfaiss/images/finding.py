@@ -1,82 +1,204 @@
-"""Which files are images, told by their names alone: reading them is another room's work."""
+"""Which files are images: told by their names, and by their first bytes where a name says nothing."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 
 from hashfaiss.errors import ArgumentError
+from hashfaiss.images.names import Excluded
+from hashfaiss.images.sniffing import DRAWN_SUFFIX, SUFFIXES, trouble
 
-SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif"}
-)
+INT64 = 1 << 63
+
+OnSkip = Callable[[str, str], None]
 
 
 @dataclass(frozen=True, slots=True)
 class ImageFile:
-    """A file that by its name is an image: absolute path, size in bytes, modification time in ns."""
+    """A file that may be an image: its absolute path, and what it is known to be unchanged by.
+
+    Size in bytes, modification and change time in ns, inode; 0 where not known, and held to what 64 bits can hold.
+    """
 
     path: str
     size: int
     mtime_ns: int
+    ctime_ns: int = 0
+    inode: int = 0
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether its name alone does not make it an image: see `is_image`."""
+        return os.path.splitext(self.path)[1].lower() not in SUFFIXES - {DRAWN_SUFFIX}
+
+
+@dataclass
+class PassedOver:
+    """Files that are no images, counted by suffix, and what hashfaiss drew itself."""
+
+    suffixes: dict[str, int] = field(default_factory=dict)
+
+    def add(self, path: str, why: str) -> None:
+        """Count one."""
+        name = os.path.splitext(path)[1].lower() or "without a suffix"
+        name = why if why.startswith("drawn") else name
+        self.suffixes[name] = self.suffixes.get(name, 0) + 1
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return sum(self.suffixes.values())
+
+    def __str__(self) -> str:
+        most = sorted(self.suffixes.items(), key=lambda each: (-each[1], each[0]))
+        named = ", ".join(f"{count:,} {suffix}" for suffix, count in most[:5])
+        return named + (", ..." if len(most) > 5 else "")
 
 
 def image_file(path: str) -> ImageFile:
     """Describe `path`; a file that is not there gets size and time 0, so that reading it tells why."""
     try:
-        status = os.stat(path)
+        return _described(path, os.stat(path))
     except (OSError, ValueError):
         return ImageFile(path, 0, 0)
-    return ImageFile(path, status.st_size, status.st_mtime_ns)
+
+
+def _described(path: str, status: os.stat_result) -> ImageFile:
+    numbers = (status.st_size, status.st_mtime_ns, status.st_ctime_ns)  # a time may be after 2262
+    size, changed, touched = (max(-INT64, min(number, INT64 - 1)) for number in numbers)
+    return ImageFile(path, size, changed, touched, status.st_ino % INT64)
+
+
+def is_image(file: ImageFile, passed: PassedOver | None = None) -> bool:
+    """Whether a file's name or first bytes are an image's, which hashfaiss did not draw; if not, it is counted."""
+    if not file.doubtful:
+        return True
+    why = trouble(file.path)
+    if why is not None and passed is not None:
+        passed.add(file.path, why)
+    return why is None
 
 
 def find_images(
-    folder: str | os.PathLike[str], on_skip: Callable[[str, str], None] | None = None
+    folder: str | os.PathLike[str],
+    on_skip: OnSkip | None = None,
+    exclude: Sequence[str] = (),
+    passed: PassedOver | None = None,
 ) -> Iterator[ImageFile]:
     """Yield the image files below `folder`, sorted by name, each folder's own before those of its folders.
 
-    Hidden names and names without an image suffix are passed over. Linked folders are followed, but never into
-    themselves. A folder that cannot be listed is told to `on_skip(path, reason)`.
+    Hidden names, what `hashfaiss.images.names` leaves out, index folders, what hashfaiss drew and files that are no
+    images are passed over (the last are counted in `passed`). A file that several names lead to is one image: linked
+    folders and files are followed, but not to what is found without the link. A folder that cannot be listed is told
+    to `on_skip(path, reason)`.
+
+    Args:
+        exclude: patterns of more names to leave out, see `hashfaiss.images.names.Excluded`.
 
     Raises:
         ArgumentError: `folder` is not a folder.
     """
-    root = os.path.abspath(os.fspath(folder))  # links are kept as they are named
+    return (file for file in find_files(folder, on_skip, exclude) if is_image(file, passed))
+
+
+def find_files(
+    folder: str | os.PathLike[str], on_skip: OnSkip | None = None, exclude: Sequence[str] = ()
+) -> Iterator[ImageFile]:
+    """As `find_images`, but files whose names say nothing are not opened: all of them are yielded."""
+    root = os.path.abspath(os.fspath(folder))  # a link is kept as it is named
     if not os.path.isdir(root):
         what = "is a file" if os.path.exists(root) else "does not exist"
         raise ArgumentError(f"{os.fspath(folder)!r} {what}: give a folder of images")
-    return _walk(root, on_skip)
+    return _Walk(root, on_skip, Excluded(exclude)).files()
 
 
-def _walk(root: str, on_skip: Callable[[str, str], None] | None) -> Iterator[ImageFile]:
-    waiting: list[tuple[str, frozenset[tuple[int, int]]]] = [(root, frozenset())]
-    while waiting:
-        folder, above = waiting.pop()
+class _Walk:
+    """One walk through a folder, in which each folder and each file comes once."""
+
+    def __init__(self, root: str, on_skip: OnSkip | None, excluded: Excluded) -> None:
+        self._root, self._on_skip, self._excluded = root, on_skip, excluded
+        self._real = os.path.join(os.path.realpath(root), "")
+        self._folders: set[tuple[int, int]] = set()
+        self._files: set[tuple[int, int]] = set()  # those that may have another name
+
+    def files(self) -> Iterator[ImageFile]:
+        waiting = [(self._root, False)]  # folders, and whether a link led there
+        while waiting:
+            folder, linked = waiting.pop()
+            listed = self._listed(folder)
+            if listed is None:
+                continue
+            names, folders, links = listed
+            for name in sorted(folders, reverse=True):
+                path = os.path.join(folder, name)
+                if not (name in links and self._found_anyway(path)):
+                    waiting.append((path, linked or name in links))
+            names.sort()
+            for name in names:
+                file = self._file(os.path.join(folder, name), name in links, linked)
+                if file is not None:
+                    yield file
+
+    def _listed(self, folder: str) -> tuple[list[str], list[str], set[str]] | None:
+        """Names of files, folders and links; None for a folder that cannot be listed, or was."""
+        names: list[str] = []  # of many files, the names alone are kept
+        folders: list[str] = []
+        links: set[str] = set()
         try:
-            status = os.stat(folder)
-            names: list[str] = []  # of many files, the names alone are kept
-            folders: list[str] = []
+            if not self._new(self._folders, os.stat(folder)):
+                return None
             with os.scandir(folder) as listing:
                 for entry in listing:
                     if entry.name.startswith("."):
                         continue
-                    if _is_folder(entry):
-                        folders.append(entry.name)
-                    elif os.path.splitext(entry.name)[1].lower() in SUFFIXES:
+                    path = os.path.join(folder, entry.name)
+                    if self._excluded.match(os.path.relpath(path, self._root) if self._excluded.paths else entry.name):
+                        continue
+                    if entry.is_symlink():
+                        links.add(entry.name)
+                    if not _is_folder(entry):
                         names.append(entry.name)
+                    elif not _is_ours(path):
+                        folders.append(entry.name)
         except OSError as error:
-            if on_skip:
-                on_skip(folder, f"folder cannot be listed: {error.strerror}")
-            continue
-        here = (status.st_dev, status.st_ino)
-        if here in above:
-            continue
-        within = above | {here}
-        waiting += [(os.path.join(folder, name), within) for name in sorted(folders, reverse=True)]
-        names.sort()
-        for name in names:
-            yield image_file(os.path.join(folder, name))
+            if self._on_skip:
+                self._on_skip(folder, f"folder cannot be listed: {error.strerror}")
+            return None
+        return names, folders, links
+
+    def _file(self, path: str, link: bool, linked: bool) -> ImageFile | None:
+        """The file at `path`, unless it is one already or will be one under another name."""
+        try:
+            status = os.stat(path)
+        except (OSError, ValueError):
+            # a name that says nothing and leads nowhere was no image
+            return ImageFile(path, 0, 0) if os.path.splitext(path)[1].lower() in SUFFIXES else None
+        again = status.st_nlink > 1 or linked or link
+        if (link and self._found_anyway(path)) or (again and not self._new(self._files, status)):
+            return None
+        named = os.path.splitext(path)[1].lower() in SUFFIXES
+        return _described(path, status) if named or stat.S_ISREG(status.st_mode) else None
+
+    def _found_anyway(self, link: str) -> bool:
+        """Whether the walk comes to what a link leads to without it."""
+        real = os.path.realpath(link)
+        if not real.startswith(self._real):
+            return os.path.join(real, "") == self._real
+        below = real[len(self._real) :]
+        return not any(part.startswith(".") for part in below.split(os.sep)) and not self._excluded.any_of(below)
+
+    @staticmethod
+    def _new(seen: set[tuple[int, int]], status: os.stat_result) -> bool:
+        """Whether this file or folder was not seen yet; one that has no inode is never known again."""
+        identity = (status.st_dev, status.st_ino)
+        if identity in seen:
+            return False
+        if status.st_ino:
+            seen.add(identity)
+        return True
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -84,3 +206,10 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()  # looks at the file only where it is a link
     except OSError:  # a link to itself
         return False
+
+
+def _is_ours(folder: str) -> bool:
+    """Whether a folder is an index of hashfaiss, or what a training left beside its model."""
+    if folder.endswith(".training"):
+        return os.path.exists(os.path.join(folder, "metrics.csv"))
+    return os.path.exists(os.path.join(folder, "manifest.json")) and os.path.isdir(os.path.join(folder, "codes"))

@@ -17,10 +17,11 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from hashfaiss.errors import LabelError
-from hashfaiss.images.finding import SUFFIXES, ImageFile, find_images, image_file
+from hashfaiss.images.finding import ImageFile, find_files, find_images, image_file
+from hashfaiss.images.sniffing import SUFFIXES
 
 Labels = tuple[str, ...]
 
@@ -29,14 +30,20 @@ def labelled_files(
     folder: str | os.PathLike[str],
     labels_file: str | os.PathLike[str] | None = None,
     on_skip: Callable[[str, str], None] | None = None,
+    exclude: Sequence[str] = (),
+    opened: bool = True,
 ) -> Iterator[tuple[ImageFile, Labels]]:
     """Yield the images below `folder` with their labels; () for an image that lies in no class folder.
+
+    Args:
+        exclude: patterns of names to leave out, see `find_images`; what `labels_file` lists is never left out.
+        opened: False leaves it to the caller to ask `is_image`, which opens files whose names say nothing.
 
     Raises:
         ArgumentError: `folder` is not a folder.
         LabelError: `labels_file` cannot be read, or lists no file that exists.
     """
-    files = find_images(folder, on_skip)
+    files = (find_images if opened else find_files)(folder, on_skip, exclude)
     root = os.path.abspath(os.fspath(folder))
     if labels_file is None:
         return ((file, _folder_label(file.path, root)) for file in files)
@@ -47,9 +54,27 @@ def labelled_files(
             f"them is in {os.fspath(folder)!r}: give the folder its paths start from as the images"
         )
     placed: dict[str, Labels] = {}
+    shortest = _Shortest(root)
     for path, labels in listed.items():
-        _add(placed, os.path.join(root, path), labels)  # the path may be absolute, and listed as a relative one too
+        _add(placed, shortest(os.path.join(root, path)), labels)  # the path may be absolute, or lead through a link
     return ((image_file(path), labels) for path, labels in placed.items())
+
+
+class _Shortest:
+    """The one name below a folder of a file there, through whatever links it is named; other names stay."""
+
+    def __init__(self, root: str) -> None:
+        self._root, self._real = root, os.path.join(os.path.realpath(root), "")
+        self._folders: dict[str, str] = {}
+
+    def __call__(self, path: str) -> str:
+        folder, name = os.path.split(os.path.normpath(path))
+        if folder not in self._folders:
+            self._folders[folder] = os.path.realpath(folder)
+        real = os.path.join(self._folders[folder], name)
+        if os.path.islink(real):
+            real = os.path.realpath(real)
+        return os.path.join(self._root, real[len(self._real) :]) if real.startswith(self._real) else path
 
 
 def labelled_images(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import overload
 
@@ -21,6 +22,27 @@ class Hit:
     labels: Labels
     id: int
     score: float | None = None
+
+    @property
+    def missing(self) -> bool:
+        """Whether its file is not there now: gone, or away. Looked up each time."""
+        return self.path is not None and not os.path.exists(self.path)
+
+
+def of_different_files(hits: Iterable[Hit]) -> tuple[Hit, ...]:
+    """The hits without those whose files are an earlier one's by another name, a link to it, say."""
+    seen = set[tuple[int, int]]()
+    kept = []
+    for hit in hits:
+        try:
+            status = os.stat(hit.path) if hit.path is not None else None
+        except OSError:
+            status = None
+        if status is None or not status.st_ino or (status.st_dev, status.st_ino) not in seen:
+            kept.append(hit)
+        if status is not None:
+            seen.add((status.st_dev, status.st_ino))
+    return tuple(kept)
 
 
 @dataclass(frozen=True)

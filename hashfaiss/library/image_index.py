@@ -18,9 +18,10 @@ from hashfaiss.indexes.tuning import RECALL, Notice
 from hashfaiss.library.answering import How, Search, Wanted, as_list, check_how, combined_hits, searcher, stream_hits
 from hashfaiss.library.facts import describe
 from hashfaiss.library.faiss_file import check_manifest, load_codes, read_faiss, tune_faiss
-from hashfaiss.library.hits import Hit, Hits
+from hashfaiss.library.hits import Hit, Hits, of_different_files
+from hashfaiss.library.known import images_trouble
 from hashfaiss.library.queries import Queries
-from hashfaiss.library.sync import BuildReport, build, check_encoder, check_images, remove
+from hashfaiss.library.sync import BuildReport, Looking, build, check_encoder, check_images, remove
 from hashfaiss.storage.manifest import MANIFEST
 from hashfaiss.storage.store import CodeStore
 
@@ -86,11 +87,13 @@ class ImageIndex:
         path: str | os.PathLike[str] | None = None,
         kind: str = "auto",
         labels: LabelsOf = None,
+        progress: Progress | None = None,
+        **how: Unpack[Looking],
     ) -> ImageIndex:
         """`images`, indexed: see `Encoder.to_index`. Nothing is made where there are no images."""
-        check_images(images, labels)
+        check_images(images, labels, how.get("exclude", ()))
         index = cls.create(encoder, path, kind)
-        index.build(images, labels, None if kind == "auto" else kind)
+        index.build(images, labels, None if kind == "auto" else kind, progress=progress, **how)
         return index
 
     @classmethod
@@ -282,13 +285,15 @@ class ImageIndex:
     def duplicates(self, radius: int = 0, progress: Progress | None = None) -> Iterator[tuple[Hit, ...]]:
         """Groups of images whose codes lie within `radius` of each other, directly or through others.
 
-        A hit's distance is that of its code from the group's first image.
+        A hit's distance is that of its code from the group's first image. A file that has several names comes once.
 
         Args:
             progress: called with (distinct codes compared, distinct codes).
         """
         for ids, distances in near_groups(self.codes, radius, progress):
-            yield tuple(map(self.hit, ids.tolist(), distances.tolist()))
+            group = of_different_files(map(self.hit, ids.tolist(), distances.tolist()))
+            if len(group) > 1:
+                yield group
 
     # ---- change -------------------------------------------------------------------------------------------------
 
@@ -299,12 +304,14 @@ class ImageIndex:
         kind: str | None = None,
         strict: bool = False,
         progress: Progress | None = None,
+        **how: Unpack[Looking],
     ) -> BuildReport:
         """Bring the index into step with `images`.
 
-        A folder is synchronised: its new and changed images are encoded, unchanged ones are not, and those that are
-        gone leave the index; images of other folders stay. Paths, Pillow images and tensors are added. Cut off at
-        any point, the index opens as it was last committed, and the same call carries on.
+        A folder is synchronised: images that are new by their contents are encoded, all others are not, whatever they
+        are called now, and those that are gone leave the index; images of other folders stay, and so do those that
+        cannot be looked at (`BuildReport.kept`). Paths, Pillow images and tensors are added. Cut off at any point, the
+        index opens as it was last committed, and the same call carries on.
 
         Args:
             images: a folder, paths, Pillow images or a tensor batch (n, 3, height, width).
@@ -313,20 +320,23 @@ class ImageIndex:
             kind: of the FAISS index, such as "flat" or "hash:b=16,flips=2"; None keeps what the index has.
             strict: raise ImageError for the first image that cannot be read, instead of reporting it.
             progress: called with (images done, images to do).
+            how: see `hashfaiss.library.sync.Looking`.
 
         Raises:
             IndexLockedError: another process is writing.
             IndexFolderError: the disk is full, say; what was committed stands.
         """
         try:
-            return build(self.store, self.encoder, images, labels, True, kind, strict, progress)
+            return build(self.store, self.encoder, images, labels, True, kind, strict, progress, **how)
         finally:
             self._forget()
 
-    def add(self, images: Images, labels: LabelsOf = None, progress: Progress | None = None) -> BuildReport:
+    def add(
+        self, images: Images, labels: LabelsOf = None, progress: Progress | None = None, **how: Unpack[Looking]
+    ) -> BuildReport:
         """Add a folder, paths, Pillow images or a tensor batch; like `build`, but no image leaves the index."""
         try:
-            return build(self.store, self.encoder, images, labels, forget=False, progress=progress)
+            return build(self.store, self.encoder, images, labels, forget=False, progress=progress, **how)
         finally:
             self._forget()
 
@@ -366,10 +376,13 @@ class ImageIndex:
     def verify(self) -> Iterator[tuple[str, str | None]]:
         """Check every stored file against what was written (`evaluate_index` checks FAISS's answers).
 
+        Of the images' own files, those that are not there or not as they were are told.
+
         Yields:
             what was checked, and what is wrong with it, or None.
         """
         yield from self.store.verify()
+        yield "images", images_trouble(self.store)
         trouble = None
         if self.path is not None:
             try:

@@ -10,14 +10,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 import numpy as np
 
 from hashfaiss.errors import ArgumentError, EncoderMismatchError, HashfaissError, ImageError, IndexFolderError
-from hashfaiss.files import write_atomic
+from hashfaiss.files import content_digest, write_atomic
+from hashfaiss.images.finding import PassedOver
 from hashfaiss.indexes import parse_kind
 from hashfaiss.library.faiss_file import commit_faiss
+from hashfaiss.library.known import Known, KnownFiles
 from hashfaiss.storage.paths import Int64
 from hashfaiss.storage.places import Places
 from hashfaiss.storage.segments import Row
@@ -38,15 +40,45 @@ COMMIT_SECONDS = 30.0
 LOOKED_UP = 1024  # files whose images are looked up together
 
 
+class Looking(TypedDict, total=False):
+    """How a build looks at files.
+
+    Keys:
+        check_content: read every file, also those that are unchanged by size, times and inode.
+        allow_removals: images whose files are gone leave, also where that is more than half of the folder at once,
+            where their folder is empty now, or was reached by a link that leads nowhere.
+        exclude: patterns of names to leave out, see `hashfaiss.images.names.Excluded`.
+    """
+
+    check_content: bool
+    allow_removals: bool
+    exclude: Sequence[str]
+
+
 @dataclass
 class BuildReport:
-    """What a build did. `skipped_report` is the file that names each image left out, with the reason."""
+    """What a build did.
+
+    Attributes:
+        encoded: images that are new, by their contents.
+        unchanged: files that are as they were.
+        recognised: files whose contents the index had, which took their code over: moved, renamed, copied, touched or
+            labelled otherwise.
+        removed: images that left the index.
+        skipped: files that cannot be read, with the reason.
+        skipped_report: the file that names each of them.
+        kept: files and folders that could not be looked at, with the reason: images there stay in the index.
+        passed_over: files that are no images, by suffix.
+    """
 
     encoded: int = 0
     unchanged: int = 0
+    recognised: int = 0
     removed: int = 0
     skipped: list[tuple[str, str]] = field(default_factory=list)
     skipped_report: Path | None = None
+    kept: list[tuple[str, str]] = field(default_factory=list)
+    passed_over: PassedOver = field(default_factory=PassedOver)
     seconds: float = 0.0
 
     @property
@@ -64,8 +96,11 @@ def build(
     kind: str | None = None,
     strict: bool = False,
     progress: Progress | None = None,
+    **how: Unpack[Looking],
 ) -> BuildReport:
     """See `ImageIndex.build` (`forget`: images gone from the folder leave the index) and `ImageIndex.add`."""
+    if unknown := how.keys() - Looking.__annotations__:
+        raise ArgumentError(f"{min(unknown)!r} is nothing a build takes: give {', '.join(Looking.__annotations__)}")
     started = time.monotonic()
     report = BuildReport()
     folder = _folder(images)
@@ -73,7 +108,7 @@ def build(
         check_encoder(store, encoder)  # the folder may have been replaced since it was opened
         if kind is not None:
             parse_kind(kind, store.bits, 0)
-        run = _Run(writer, report, folder, images, labels, forget)
+        run = _Run(writer, report, folder, images, labels, forget, how)
         if folder is not None and run.count == 0 and report.unchanged == 0:
             raise _no_images(folder)
         try:
@@ -82,12 +117,13 @@ def build(
             if writer.pending:
                 writer.commit()
         if forget:
-            gone = run.known.gone()
+            gone, kept = run.known.gone(how.get("allow_removals", False))
             writer.remove(gone)
             report.removed += len(gone)
+            report.kept += kept.items()
         commit_faiss(writer, kind)
         if store.path is not None and folder is not None:
-            report.skipped_report = _report_skipped(store.path, folder, report.skipped)
+            report.skipped_report = _report_skipped(store.path, folder, report.skipped + report.kept)
     report.seconds = time.monotonic() - started
     return report
 
@@ -110,12 +146,20 @@ def remove(store: CodeStore, images: str | os.PathLike[str] | Iterable[str | os.
 
 
 def _images_at(store: CodeStore, places: Places, path: str) -> Int64:
-    """Ids of the image of this file, or of all images below this folder."""
-    stored = {store.stored_path(path), os.fsencode(path)}  # absolute where the index was moved to where it was
+    """Ids of the image of this file, or of all images below this folder, whatever links lead there."""
+    names = {path, real_name(path), os.path.realpath(path)}
+    stored = {store.stored_path(name) for name in names}
+    stored.add(os.fsencode(path))  # absolute where the index was moved to where it was
     ids = [places.ids[places.at(each)] for each in stored]
     if not any(map(len, ids)) or os.path.isdir(path):
-        ids.append(store.below(path))
+        ids += [store.below(name) for name in names]
     return np.concatenate(ids)
+
+
+def real_name(path: str) -> str:
+    """The name of a file or link in the folder that it really lies in."""
+    folder, name = os.path.split(os.path.abspath(path))
+    return os.path.join(os.path.realpath(folder), name)
 
 
 def check_encoder(store: CodeStore, encoder: Encoder) -> None:
@@ -129,12 +173,12 @@ def check_encoder(store: CodeStore, encoder: Encoder) -> None:
         )
 
 
-def check_images(images: Images, labels: LabelsOf) -> None:
+def check_images(images: Images, labels: LabelsOf, exclude: Sequence[str] = ()) -> None:
     """Raise what `build` would raise of missing images and labels, before an index is made for them."""
     from hashfaiss.images.labels import labelled_files
 
     folder = _folder(images)
-    if folder is not None and next(labelled_files(folder, labels), None) is None:  # type: ignore[arg-type]
+    if folder is not None and next(labelled_files(folder, labels, exclude=exclude), None) is None:  # type: ignore[arg-type]
         raise _no_images(folder)
 
 
@@ -153,11 +197,12 @@ class _Run:
         images: Images,
         labels: LabelsOf,
         forget: bool,
+        how: Looking,
     ) -> None:
-        self.writer, self.report, self.folder, self.labels = writer, report, folder, labels
+        self.writer, self.report, self.folder, self.labels, self.how = writer, report, folder, labels, how
         self.given = _given(images, labels) if folder is None else []
         self.known = KnownFiles(writer.store, folder if forget else None)
-        self.replaced: dict[str, int] = {}
+        self.replaced: dict[str, list[int]] = {}
         self.count = sum(1 for _ in self.items(counting=True))
 
     def items(self, counting: bool = False) -> Iterator[Item]:
@@ -167,31 +212,74 @@ class _Run:
 
         def unlisted(path: str, reason: str) -> None:
             if counting:
-                self.report.skipped.append((path, reason))
+                self.report.kept.append((path, reason))
                 self.known.keep_below(path)
 
-        files = labelled_files(self.folder, self.labels, unlisted) if self.folder is not None else ()  # type: ignore[arg-type]
+        files: Iterable[tuple[ImageFile, Labels]] = ()
+        if self.folder is not None:
+            exclude = self.how.get("exclude", ())
+            files = labelled_files(self.folder, self.labels, unlisted, exclude, opened=False)  # type: ignore[arg-type]
         items = chain(self.given, (Item(file, labels) for file, labels in files))
         while some := list(islice(items, LOOKED_UP)):
             yield from self._changed(some, counting)
 
     def _changed(self, items: Sequence[Item], counting: bool) -> Iterator[Item]:
-        """Those of `items` that are new or changed."""
+        """Those of `items` that are new or changed; while counting, without looking at what is in them."""
+        from hashfaiss.images.finding import is_image
+
         files = [item.file for item in items if item.file is not None]
         labels = [item.labels for item in items if item.file is not None]
         if self.folder is None and self.labels is None:  # those that a known file has stay
             labels = self.known.labels(files)
+        passed = self.report.passed_over if counting else None
         looked_up = zip(labels, self.known.find_all(files, labels), strict=True)
         for item in items:
-            if item.file is not None:
-                its_labels, (known, same) = next(looked_up)
-                if same:
-                    self.report.unchanged += counting
-                    continue
-                if known is not None:
-                    self.replaced[item.file.path] = known
+            file = item.file
+            if file is None:
+                yield item
+                continue
+            its_labels, known = next(looked_up)
+            if known is not None and known.same and not self.how.get("check_content"):
+                self.report.unchanged += counting
+            elif self.folder is None or known is not None or is_image(file, passed):
                 item = replace(item, labels=its_labels)
-            yield item
+                looked_at = item if counting else self._looked_at(item, file, known)
+                if looked_at is not None:
+                    yield looked_at
+
+    def _looked_at(self, item: Item, file: ImageFile, known: Known | None) -> Item | None:
+        """The item with the code of these bytes, if the index has it; None where there is nothing to do."""
+        from hashfaiss.images.decoding import read_bytes
+
+        if known is None and not self.known.may_have(file):
+            return item
+        try:
+            digest = content_digest(read_bytes(file.path))
+        except ImageError as error:  # when it is read to be encoded, that is told
+            return item if known is None or not self._away(file, known, error.reason) else None
+        alike = list(self.known.with_digest(digest))
+        if known is not None and known.same and any(number == known.number for number, _ in alike):
+            self.report.unchanged += 1
+            return None
+        old = [] if known is None else [known.id]
+        if known is None or all(number != known.number for number, _ in alike):
+            if any(self.known.same_file(row, file) for _, row in alike):  # a second name of an image that is there
+                self.writer.remove(old)
+                self.report.unchanged += 1
+                return None
+            moved = next((number for number, row in alike if self.known.moved(number, row, file)), None)
+            old += [] if moved is None else [self.known.id(moved)]
+        if old:
+            self.replaced[file.path] = old
+        return replace(item, known=(self.known.code(alike[0][0]), digest)) if alike else item
+
+    def _away(self, file: ImageFile, known: Known, reason: str) -> bool:
+        """Whether a file that cannot be read may be there another time: its image stays, and that is told."""
+        if not os.path.exists(file.path):  # it vanished since it was listed, or is a link into nowhere
+            self.known.missed(known.number)
+            return self.folder is not None
+        self.report.kept.append((file.path, reason))
+        return True
 
     def encode(self, encoder: Encoder, strict: bool, progress: Progress | None) -> None:
         """Encode what `items` yields; commit now and then, so that little is lost when cut off."""
@@ -210,8 +298,9 @@ class _Run:
             for item, digest in zip(batch.items, batch.digests, strict=True):
                 rows.append(file_row(self.writer.store, item, digest))
                 self._forget_old(item)
+                self.report.recognised += item.known is not None
+                self.report.encoded += item.known is None
             self.writer.append(batch.codes, rows)
-            self.report.encoded += len(rows)
             done += len(rows) + len(batch.skipped)
             if progress:
                 progress(done, self.count)
@@ -221,18 +310,17 @@ class _Run:
                 self.writer.gather()  # each segment is an open file, of which there are only so many
 
     def _forget_old(self, item: Item) -> bool:
-        """The image that was at this path before leaves with the next commit. Returns whether there was one."""
-        old = self.replaced.pop(item.path or "", None)
-        if old is not None:
-            self.writer.remove([old])
-        return old is not None
+        """What this image takes the place of leaves with the next commit. Returns whether there was anything."""
+        old = self.replaced.pop(item.path or "", [])
+        self.writer.remove(old)
+        return bool(old)
 
 
 def _given(images: Images, labels: LabelsOf) -> list[Item]:
     """Images given one by one, with their labels; a file given twice is one image."""
     from hashfaiss.encoding.items import Item, as_items
 
-    items = list(as_items(images))
+    items = [_by_real_name(item) for item in as_items(images)]
     each_of = [()] * len(items) if labels is None else [] if isinstance(labels, (str, os.PathLike)) else list(labels)
     names = [tuple(each) for each in each_of]
     if any(isinstance(each, str) for each in each_of) or not all(isinstance(name, str) for name in chain(*names)):
@@ -243,11 +331,18 @@ def _given(images: Images, labels: LabelsOf) -> list[Item]:
     return list({item.path or number: item for number, item in enumerate(labelled)}.values())
 
 
+def _by_real_name(item: Item) -> Item:
+    """The file that a path leads to, whatever links are on the way."""
+    if item.file is None:
+        return item
+    return replace(item, source=replace(item.file, path=os.path.realpath(item.file.path)))
+
+
 def _folder(images: Images) -> str | None:
-    """The absolute path of a folder given as images; None for anything else; ArgumentError for a missing one."""
+    """The real path of a folder given as images; None for anything else; ArgumentError for a missing one."""
     if not isinstance(images, (str, os.PathLike)):
         return None
-    name = os.path.abspath(os.fspath(images))
+    name = os.path.realpath(os.fspath(images))
     if not os.path.exists(name):
         raise ArgumentError(f"{os.fspath(images)!r} does not exist: give a folder of images")
     return name if os.path.isdir(name) else None
@@ -275,60 +370,10 @@ def _report_skipped(path: Path, folder: str, skipped: list[tuple[str, str]]) -> 
     return report
 
 
-class KnownFiles:
-    """The files in a store, by path.
-
-    Args:
-        store: what was committed.
-        folder: absolute path; `gone` speaks of the files below it. None: of no file.
-    """
-
-    def __init__(self, store: CodeStore, folder: str | None) -> None:
-        self._store, self._places = store, store.places()
-        self._below = np.zeros(len(self._places.ids), np.bool_)
-        if folder is not None:
-            self._below[self._numbers_below(folder)] = True
-        self._seen = np.zeros(len(self._places.ids), np.bool_)
-
-    def _numbers_below(self, folder: str) -> Int64:
-        return np.searchsorted(self._places.ids, self._store.below(folder))
-
-    def find_all(self, files: Sequence[ImageFile], labels: Sequence[Labels]) -> list[tuple[int | None, bool]]:
-        """For each file the id of the image at its path, or None, and whether file and labels are as they were.
-
-        The files count as seen from now on.
-        """
-        places = self._places
-        numbers = places.first_at([self._store.stored_path(file.path) for file in files])
-        known = np.flatnonzero(numbers >= 0)
-        self._seen[numbers[known]] = True
-        states = [(files[at].size, files[at].mtime_ns, labels[at]) for at in known.tolist()]
-        same = np.zeros(len(files), np.bool_)
-        same[known] = places.unchanged(numbers[known], states)
-        ids = [int(places.ids[number]) if number >= 0 else None for number in numbers.tolist()]
-        return list(zip(ids, same.tolist(), strict=True))
-
-    def find(self, file: ImageFile, labels: Labels) -> tuple[int | None, bool]:
-        """As `find_all`, for one file."""
-        return self.find_all([file], [labels])[0]
-
-    def labels(self, files: Sequence[ImageFile]) -> list[Labels]:
-        """The labels that the image at each path has, () for an unknown one."""
-        numbers = self._places.first_at([self._store.stored_path(file.path) for file in files]).tolist()
-        return [self._places.labels(number) if number >= 0 else () for number in numbers]
-
-    def keep_below(self, folder: str) -> None:
-        """Count every file below `folder` as seen: it could not be listed, which does not mean they are gone."""
-        self._seen[self._numbers_below(folder)] = True
-
-    def gone(self) -> Int64:
-        """Ids of the files below the folder that were not seen."""
-        return self._places.ids[self._below & ~self._seen]
-
-
 def file_row(store: CodeStore, item: Item, digest: bytes) -> Row:
     """The row that stands for an image in `store`."""
     file = item.file
     if file is None:
         return Row(b"", 0, 0, digest, item.labels)
-    return Row(store.stored_path(file.path), file.size, file.mtime_ns, digest, item.labels)
+    path = store.stored_path(file.path)
+    return Row(path, file.size, file.mtime_ns, digest, item.labels, file.ctime_ns, file.inode)

@@ -35,7 +35,7 @@ class Patterns:
 
     def __init__(self, patterns: Collection[str], base: str | None) -> None:
         self.absolute: set[Tokens] = set()
-        for pattern in patterns:
+        for pattern in {*patterns, *map(_through_links, patterns)}:
             tokens = _tokens(pattern.removeprefix("./"))
             self.absolute.add(tokens)
             if not pattern.startswith("/"):
@@ -54,6 +54,15 @@ class Patterns:
                 if len(left):
                     matches[left[_matching(tokens, text, ends[:-1][left], ends[1:][left])]] = True
         return matches
+
+
+def _through_links(pattern: str) -> str:
+    """An absolute pattern, the folder it begins with called by its real name."""
+    folder, name = os.path.split(re.split(r"[*?\[]", pattern)[0])
+    real = os.path.realpath(folder)
+    if not os.path.isabs(folder) or real.strip(os.sep) == os.path.normpath(folder).strip(os.sep):
+        return pattern
+    return os.path.join(real, name) + pattern[len(os.path.join(folder, name)) :]
 
 
 def _tokens(pattern: str) -> Tokens:

@@ -1,24 +1,32 @@
-"""Which image lies at a path: the path digests of all segments, in one order."""
+"""Which image lies at a path, and which has these bytes: the digests of all segments, in one order."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from hashfaiss.codes import Codes
 from hashfaiss.storage.paths import Int64, Mask, as_numbers, path_key
-from hashfaiss.storage.segments import Labels, Segment
+from hashfaiss.storage.segments import Labels, Row, Segment
+
+Numbers = npt.NDArray[np.uint64]
 
 
 class Places:
-    """The images of a generation by path: 28 bytes each, however long their paths are, and 20 when files are compared.
+    """The images of a generation by path: 28 bytes each, however long their paths are, and 36 when files are compared.
+
+    By contents, which are looked at only when asked for: 40 bytes each, and the code.
 
     Attributes:
         ids: int64 (images,), ascending.
     """
 
     def __init__(self, segments: Sequence[Segment], live: Sequence[Mask]) -> None:
-        self._segments = list(segments)
+        self._segments, self._live = list(segments), list(live)
         self.ids: Int64 = np.concatenate(
             [np.empty(0, np.int64), *(s.ids[m] for s, m in zip(segments, live, strict=True))]
         )
@@ -61,23 +69,73 @@ class Places:
             left = left[~same]
             at[left] += 1
 
-    def unchanged(self, numbers: Int64, states: Sequence[tuple[int, int, Labels]]) -> Mask:
-        """Whether size, time and labels of images' files are these."""
+    def unchanged(self, numbers: Int64, states: Sequence[Sequence[int]], labels: Sequence[Labels]) -> Mask:
+        """Whether what `stat` says of images' files, as in `segments.STATE`, and their labels are as stored.
+
+        What is not stored (0) is not compared.
+        """
         same = np.zeros(len(numbers), np.bool_)
-        if not states:
+        if not len(numbers):
             return same
-        sizes, times, labels = zip(*states, strict=True)
-        wanted = np.array([sizes, times], np.int64)
-        of_segment = np.searchsorted(self._ends, numbers, side="right") - 1
-        for place in np.unique(of_segment).tolist():
-            segment, some = self._segments[place], np.flatnonzero(of_segment == place)
-            rows = np.searchsorted(segment.ids, self.ids[numbers[some]])
-            alike = (np.array([segment.sizes[rows], segment.times[rows]]) == wanted[:, some]).all(axis=0)
+        wanted = np.array(states, np.int64).T
+        for segment, some, rows in self._by_segment(numbers):
+            stored = segment.states[:, rows]
+            alike = ((stored == wanted[:, some]) | (stored == 0)).all(axis=0) & (stored[0] == wanted[0, some])
             for at, row in zip(some[alike].tolist(), rows[alike].tolist(), strict=True):
                 same[at] = segment.labels(row) == labels[at]
         return same
 
+    def _by_segment(self, numbers: Int64) -> Iterator[tuple[Segment, Int64, Int64]]:
+        """Segments of these images: which of `numbers` are in each, and their rows."""
+        of_segment = np.searchsorted(self._ends, numbers, side="right") - 1
+        for place in np.unique(of_segment).tolist():
+            segment, some = self._segments[place], np.flatnonzero(of_segment == place)
+            yield segment, some, np.searchsorted(segment.ids, self.ids[numbers[some]])
+
     def labels(self, number: int) -> Labels:
         """The labels of an image."""
-        segment = self._segments[int(np.searchsorted(self._ends, number, side="right")) - 1]
-        return segment.labels(int(np.searchsorted(segment.ids, self.ids[number])))
+        ((segment, _, rows),) = self._by_segment(np.array([number]))
+        return segment.labels(int(rows[0]))
+
+    def row(self, number: int) -> Row:
+        """All that is known of an image."""
+        ((segment, _, rows),) = self._by_segment(np.array([number]))
+        return segment.row(int(rows[0]))
+
+    def code(self, number: int) -> Codes:
+        """Its code: uint8 (ceil(K/8),)."""
+        codes: Codes = self._codes[number]
+        return codes
+
+    @cached_property
+    def _codes(self) -> Codes:
+        return self._of_all("codes")
+
+    def _of_all(self, column: str) -> npt.NDArray[Any]:
+        columns = [getattr(s, column)[live] for s, live in zip(self._segments, self._live, strict=True)]
+        return np.concatenate(columns)
+
+    def has_size(self, size: int) -> bool:
+        """Whether there is an image whose file has so many bytes: only then can one have the same bytes."""
+        at = int(np.searchsorted(self._sizes, size))
+        return at < len(self._sizes) and bool(self._sizes[at] == size)
+
+    @cached_property
+    def _sizes(self) -> Int64:
+        pairs = zip(self._segments, self._live, strict=True)
+        return np.unique(np.concatenate([np.empty(0, np.int64), *(s.states[0][live] for s, live in pairs)]))
+
+    def with_digest(self, digest: bytes) -> Int64:
+        """Which of `ids` are of files of these bytes."""
+        wanted = as_numbers(digest)[0]
+        first, second, numbers = self._digests
+        start, end = (int(np.searchsorted(first, wanted[0], side)) for side in ("left", "right"))
+        found: Int64 = numbers[start:end][second[start:end] == wanted[1]]
+        return found
+
+    @cached_property
+    def _digests(self) -> tuple[Numbers, Numbers, Int64]:
+        """Both halves of all digests, in the order of the first, and whose they are."""
+        digests = as_numbers(self._of_all("digests").tobytes()) if self._segments else np.empty((0, 2), np.uint64)
+        order = np.argsort(digests[:, 0], kind="stable")
+        return digests[order, 0], digests[order, 1], order

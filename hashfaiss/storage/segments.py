@@ -4,6 +4,7 @@
     path         bytes of all paths        path_end int64 (n,), where each ends
     path_key     uint64 (m, 2), BLAKE2b of each path that is not empty, ascending; path_row int32 (m,), its row
     size         int64 (n,)                mtime_ns int64 (n,)
+    ctime_ns     int64 (n,)                inode    int64 (n,); 0 where not known
     digest       uint8 (n, 16), BLAKE2b of the file's bytes
     label        int32, indices into label_name; label_end int64 (n,)
     removed      int64, ids of earlier segments that this one takes out
@@ -12,7 +13,7 @@ Every dataset carries fletcher32, but HDF5's own structures carry nothing, and H
 file's sha256 is checked before HDF5 sees it. Paths are bytes because a file name need not be text. A segment is made
 in memory and written in one piece, so that a full disk is an ordinary OSError; it is never changed afterwards.
 
-Older segments have no path_key and path_row: they are worked out when asked for.
+Older segments have no path_key and path_row, which are worked out when asked for, nor ctime_ns and inode.
 """
 
 from __future__ import annotations
@@ -40,19 +41,30 @@ Labels = tuple[str, ...]
 
 FORMAT = "hashfaiss-segment"
 VERSION = 1
+STATE = ("size", "mtime_ns", "ctime_ns", "inode")  # what git, too, knows an unchanged file by
 CHUNK_ROWS = 65536  # by hand: h5py's own guess is 4 times slower to read
 FEW_ROWS = 64  # of one segment are read where they lie; for more, all columns are kept in memory
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What is known of one image: its file's path ("" for an image from memory), size, time, digest, and labels."""
+    """What is known of one image: its file's path ("" for an image from memory), digest, labels, and what `stat` said.
+
+    Size in bytes, times in ns; 0 where not known.
+    """
 
     path: bytes
     size: int
     mtime_ns: int
     digest: bytes
     labels: Labels
+    ctime_ns: int = 0
+    inode: int = 0
+
+    @property
+    def state(self) -> tuple[int, int, int, int]:
+        """What an unchanged file keeps, as in `STATE`."""
+        return self.size, self.mtime_ns, self.ctime_ns, self.inode
 
 
 def encode_segment(
@@ -68,8 +80,7 @@ def encode_segment(
         **_strings("path", [row.path for row in rows]),
         "path_key": path_key,
         "path_row": path_row,
-        "size": np.array([row.size for row in rows], np.int64),
-        "mtime_ns": np.array([row.mtime_ns for row in rows], np.int64),
+        **{name: np.array([getattr(row, name) for row in rows], np.int64) for name in STATE},
         "digest": np.frombuffer(b"".join(row.digest for row in rows), np.uint8).reshape(len(rows), DIGEST_BYTES),
         "label": np.array(label, np.int32),
         "label_end": np.cumsum([len(row.labels) for row in rows], dtype=np.int64),
@@ -177,14 +188,18 @@ class Segment:
         return [text[a:b].decode("utf-8", "surrogateescape") for a, b in pairwise(ends)]
 
     @cached_property
-    def sizes(self) -> Int64:
-        """Bytes of each file."""
-        return self._read("size")
+    def states(self) -> Int64:
+        """int64 (4, n): what is known of each file, as in `STATE`."""
+        return self._states(slice(0, len(self)))
 
-    @cached_property
-    def times(self) -> Int64:
-        """When each file was changed, in ns."""
-        return self._read("mtime_ns")
+    def _states(self, rows: slice) -> Int64:
+        nothing = np.zeros(rows.stop - rows.start, np.int64)
+        return np.stack([self._read(name, rows) if name in self._file else nothing for name in STATE])
+
+    @property
+    def digests(self) -> npt.NDArray[np.uint8]:
+        """uint8 (n, 16), of each file's bytes; read anew each time."""
+        return self._read("digest")
 
     def _ends(self, name: str, start: int, stop: int) -> Int64:
         """Where rows start to stop begin and end in a column of many values a row: int64 (stop - start + 1,)."""
@@ -236,14 +251,14 @@ class Segment:
         label = [self._label_names[at] for at in self._read("label", slice(label_end[0], label_end[-1])).tolist()]
         columns = zip(
             self._paths(part.start, part.stop).each(),
-            self._read("size", part).tolist(),
-            self._read("mtime_ns", part).tolist(),
+            self._states(part).T.tolist(),
             self._read("digest", part),
             pairwise((label_end - label_end[0]).tolist()),
             strict=True,
         )
         return [
-            Row(path, size, time, digest.tobytes(), tuple(label[a:b])) for path, size, time, digest, (a, b) in columns
+            Row(path, size, time, digest.tobytes(), tuple(label[a:b]), changed, inode)
+            for path, (size, time, changed, inode), digest, (a, b) in columns
         ]
 
     def rows(self, chosen: Mask) -> Iterator[tuple[int, Row]]:
@@ -255,7 +270,7 @@ class Segment:
 
     @cached_property
     def _whole(self) -> tuple[Paths, npt.NDArray[np.uint8]]:
-        return self._paths(0, len(self)), self._read("digest")
+        return self._paths(0, len(self)), self.digests
 
     def row(self, row: int) -> Row:
         """All that is known of one image."""
@@ -264,11 +279,12 @@ class Segment:
             return self._some(slice(row, row + 1))[0]
         paths, digests = self._whole
         path = paths.text[paths.ends[row] : paths.ends[row + 1]].tobytes()
-        return Row(path, int(self.sizes[row]), int(self.times[row]), digests[row].tobytes(), self.labels(row))
+        size, time, changed, inode = self.states[:, row].tolist()
+        return Row(path, size, time, digests[row].tobytes(), self.labels(row), changed, inode)
 
     def forget(self) -> None:
         """Give back the memory of all columns but the ids; they are read again when asked for."""
-        for name in ("_label", "_label_end", "_label_names", "sizes", "times", "_whole"):
+        for name in ("_label", "_label_end", "_label_names", "states", "_whole"):
             self.__dict__.pop(name, None)
 
     def check(self) -> None:

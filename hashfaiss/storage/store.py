@@ -44,12 +44,14 @@ class CodeStore:
 
     Attributes:
         path: the folder, or None for a store in memory.
+        base: the folder that stored paths are relative to: the one the index folder lies in, whatever link led there.
         bits: K.
         manifest: the committed generation, as read.
     """
 
     def __init__(self, path: Path | None, manifest: dict[str, Any], segments: list[Segment]) -> None:
         self.path = path
+        self.base = None if path is None else os.path.dirname(os.path.realpath(path))
         self.manifest = manifest
         self.bits = check_bits(manifest["bits"])
         self._segments = segments
@@ -121,11 +123,6 @@ class CodeStore:
             if len(segment) != entry["rows"]:
                 raise CorruptIndexError(f"{segment.name} holds {len(segment)} rows, not {entry['rows']}: restore it")
         return store
-
-    @property
-    def base(self) -> str | None:
-        """The folder that stored paths are relative to: the one the index folder lies in."""
-        return None if self.path is None else str(self.path.parent)
 
     @property
     def live(self) -> list[Mask]:

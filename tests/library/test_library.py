@@ -271,9 +271,12 @@ def test_a_sound_faiss_file_of_other_codes_is_made_anew(index, encoder, photos):
 def test_verify_and_open_find_damage(index):
     checked = dict(index.verify())
     assert set(checked.values()) == {None}
-    assert {"encoder.pt", index.store.manifest["index"]["file"], index.store.manifest["segments"][0]["file"]} == set(
-        checked
-    )
+    assert {
+        "images",
+        "encoder.pt",
+        index.store.manifest["index"]["file"],
+        index.store.manifest["segments"][0]["file"],
+    } == set(checked)
     flipped(index.path / index.store.manifest["segments"][0]["file"], 5000)
     assert [name for name, trouble in index.verify() if trouble] == [index.store.manifest["segments"][0]["file"]]
     with pytest.raises(CorruptIndexError):

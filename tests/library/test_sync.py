@@ -6,10 +6,11 @@ import json
 import os
 import shutil
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from builds import content, counts, later
+from builds import content, counts, flip, later
 from PIL import Image
 
 from hashfaiss.encoding import pipeline
@@ -28,21 +29,21 @@ def test_a_build_encodes_what_is_new_or_changed_and_forgets_what_is_gone(index, 
     assert counts(index.build(photos)) == (0, 12, 0, 0)
     assert index.store.manifest["generation"] == generation  # nothing was written
 
-    later(photos / "cat/0.jpg")  # touched: the same code again
-    assert counts(index.build(photos)) == (1, 11, 0, 0)
+    later(photos / "cat/0.jpg")  # touched
+    report = index.build(photos)
+    assert (counts(report), report.recognised) == ((0, 11, 0, 0), 1)
     assert content(index) == first
 
-    shutil.copy(photos / "dog/1.png", photos / "cat/1.png")  # changed
+    flip(photos / "dog/1.png", photos / "cat/1.png")  # changed
     (photos / "bird/2.jpg").unlink()
     (photos / "fish").mkdir()
-    shutil.copy(photos / "dog/0.jpg", photos / "fish/new.jpg")
+    flip(photos / "dog/0.jpg", photos / "fish/new.jpg")
     (photos / "cat/broken.jpg").write_bytes(b"no image")
     (photos / "cat/notes.txt").write_text("not looked at")
     report = index.build(photos)
     assert counts(report) == (2, 10, 1, 1)
     now = content(index)
-    assert now["photos/cat/1.png"] == (first["photos/dog/1.png"][0], ("cat",))
-    assert now["photos/fish/new.jpg"] == (first["photos/dog/0.jpg"][0], ("fish",))
+    assert [now[f"photos/{name}"][1] for name in ("cat/1.png", "fish/new.jpg")] == [("cat",), ("fish",)]
     assert set(first) - set(now) == {"photos/bird/2.jpg"}
     assert set(now) - set(first) == {"photos/fish/new.jpg"}
     assert [json.loads(line)["path"] for line in report.skipped_report.read_text().splitlines()] == [
@@ -54,7 +55,8 @@ def test_a_build_encodes_what_is_new_or_changed_and_forgets_what_is_gone(index, 
     assert content(ImageIndex.open(index.path)) == now
 
     shutil.move(photos / "fish", photos / "carp")  # another label
-    assert counts(index.build(photos)) == (1, 11, 1, 1)
+    report = index.build(photos)
+    assert (counts(report), report.recognised) == ((0, 11, 0, 1), 1)
     assert content(index)["photos/carp/new.jpg"] == (now["photos/fish/new.jpg"][0], ("carp",))
     (photos / "cat/broken.jpg").unlink()
     assert index.build(photos).skipped_report is None
@@ -79,7 +81,7 @@ def test_labels_from_a_file(encoder, photos):
     labels = {index.store.full_path(row): row.labels for _, row in index.store.rows()}
     assert labels == {str(photos / "cat/0.jpg"): ("cat", "pet"), str(photos / "dog/0.jpg"): ("dog",)}
     table.write_text("path,label\ncat/0.jpg,cat\n")
-    assert counts(index.build(photos, table)) == (1, 0, 1, 0)
+    assert counts(index.build(photos, table)) == (0, 0, 1, 0)
     assert counts(index.build(photos)) == (11, 1, 0, 0)  # by folder, the one image's labels are the same
     table.write_text("path,label\nnowhere.jpg,cat\n")
     with pytest.raises(LabelError):
@@ -91,7 +93,8 @@ def test_images_of_other_folders_stay(index, encoder, photos):
     other = photos.parent / "photos2"  # begins with the same letters
     shutil.copytree(photos / "cat", other / "cat")
     (other / "cat/bad.png").write_bytes(b"bad")
-    assert counts(index.build(other)) == (4, 0, 0, 1)
+    report = index.build(other)
+    assert (counts(report), report.recognised) == ((0, 0, 0, 1), 4)  # copies
     (photos / "cat/bad.png").write_bytes(b"bad")
     (photos / "cat/0.jpg").unlink()
     assert counts(index.build(photos)) == (0, 11, 1, 1)
@@ -116,8 +119,8 @@ def test_what_cannot_be_listed_is_not_taken_for_gone(index, photos, monkeypatch)
     monkeypatch.setattr(finding.os, "scandir", refusing)
     (photos / "cat/0.jpg").unlink()
     report = index.build(photos)
-    assert (counts(report), report.skipped) == (
-        (0, 7, 1, 1),
+    assert (counts(report), report.kept) == (
+        (0, 7, 1, 0),
         [(str(photos / "dog"), "folder cannot be listed: Permission denied")],
     )
     assert content(index) == {path: known for path, known in before.items() if path != "photos/cat/0.jpg"}
@@ -142,7 +145,7 @@ def test_an_emptied_or_missing_folder_changes_nothing(index, photos):
 
 def test_files_that_vanish_during_a_build_are_named(index, photos, monkeypatch):
     for name in ("cat/0.jpg", "cat/1.png"):
-        later(photos / name)
+        flip(photos / "dog/0.jpg", photos / name)
 
     def vanishing(path):
         (photos / "cat/0.jpg").unlink(missing_ok=True)
@@ -172,11 +175,12 @@ def test_add_forgets_nothing_and_one_path_is_one_image(encoder, photos):
     assert counts(index.add([one, two, str(one)], [["cat"], ["cat", "pet"], ["cat"]])) == (2, 0, 0, 0)
     assert counts(index.add([one], [["cat"]])) == (0, 1, 0, 0)
     assert counts(index.add(str(one))) == (0, 1, 0, 0)  # no labels given: as they are
-    assert counts(index.add([one], [[]])) == (1, 0, 0, 0)
+    assert index.add([one], [[]]).recognised == 1
     assert content(index)["photos/cat/0.jpg"][1] == ()
     assert counts(index.add([photos / "nowhere.jpg"])) == (0, 0, 0, 1)
     two.unlink()
-    assert counts(index.add(photos)) == (11, 0, 0, 0)
+    report = index.add(photos)
+    assert (counts(report), report.recognised) == ((10, 0, 0, 0), 1)  # labelled by its folder now
     assert "photos/cat/1.png" in content(index)
     assert counts(index.build(photos)) == (0, 11, 1, 0)
     picture = Image.open(one)
@@ -231,13 +235,13 @@ def test_the_kind_of_a_later_build_is_kept(index, photos):
 def test_known_files_are_few_bytes_and_found_by_path(index, photos):
     known = sync.KnownFiles(index.store, str(photos))
     file = finding.image_file(str(photos / "cat/0.jpg"))
-    found, same = known.find(file, ("cat",))
-    assert (index.store.row(found).path, same) == (b"photos/cat/0.jpg", True)
-    assert known.find(file, ("dog",)) == (found, False)
-    assert known.find(finding.image_file(str(photos / "cat/9.jpg")), ()) == (None, False)
-    assert len(known.gone()) == 11
+    found = known.find(file, ("cat",))
+    assert (index.store.row(found.id).path, found.same) == (b"photos/cat/0.jpg", True)
+    assert known.find(file, ("dog",)) == replace(found, same=False)
+    assert known.find(finding.image_file(str(photos / "cat/9.jpg")), ()) is None
+    assert len(known.gone()[0]) == 11  # as if they were left out
     known.keep_below(str(photos / "dog"))
-    assert len(known.gone()) == 7
+    assert len(known.gone()[0]) == 7
 
 
 def test_known_files_take_few_bytes_however_long_their_paths():
@@ -253,7 +257,7 @@ def test_known_files_take_few_bytes_however_long_their_paths():
         retained, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert not len(known.gone())
+    assert not len(known.gone()[0])
     assert retained < 60 * count
 
 
@@ -284,6 +288,7 @@ def test_removing_many_paths_takes_one_pass(index, photos):
 
 def test_adding_a_known_file_keeps_its_labels(index, photos):
     (photos / "cat/0.jpg").write_bytes((photos / "dog/0.jpg").read_bytes())
-    assert counts(index.add([photos / "cat/0.jpg", photos / "cat/1.png"])) == (1, 1, 0, 0)
+    report = index.add([photos / "cat/0.jpg", photos / "cat/1.png"])
+    assert (counts(report), report.recognised) == ((0, 1, 0, 0), 1)
     labels = {row.path: row.labels for _, row in index.store.rows()}
     assert labels[b"photos/cat/0.jpg"] == labels[b"photos/cat/1.png"] == ("cat",)

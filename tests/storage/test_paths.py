@@ -68,8 +68,11 @@ def store_of(parts, removed):
     store = CodeStore.create(None, 8)
     with store.writing() as writer:
         for part in parts:
-            rows = [Row(path, at, -at, bytes(16), ("x",) * (at % 3)) for at, path in enumerate(part)]
-            writer.append(np.zeros((len(part), 1), np.uint8), rows)
+            rows = [
+                Row(path, at, -at, bytes([at % 2] * 16), ("x",) * (at % 3), at + 1, at + 2)
+                for at, path in enumerate(part)
+            ]
+            writer.append(np.arange(len(part), dtype=np.uint8)[:, None], rows)
             writer.commit()
         writer.remove(sorted(removed))
         writer.commit()
@@ -99,18 +102,28 @@ def test_places_are_those_of_a_loop(parts, removed, alike, chunk):
         there = first[first >= 0]
         held = [rows[image] for image in places.ids[there].tolist()]
         assert [places.labels(at) for at in there.tolist()] == [row.labels for row in held]
-        states = [(row.size, row.mtime_ns, row.labels) for row in held]
-        assert places.unchanged(there, states).all()
-        for other in ((1, 0, ()), (0, 1, ()), (0, 0, ("y",))):
-            changed = [(size + other[0], time + other[1], labels + other[2]) for size, time, labels in states]
-            assert not places.unchanged(there, changed).any()
+        assert [places.row(at) for at in there.tolist()] == held
+        assert [places.code(at).tolist() for at in there.tolist()] == [[row.size] for row in held]
+        states, labels = np.array([row.state for row in held]).reshape(-1, 4), [row.labels for row in held]
+        assert places.unchanged(there, states.tolist(), labels).all()
+        assert not places.unchanged(there, states.tolist(), [(*each, "y") for each in labels]).any()
+        for column in range(4):
+            changed = states.copy()
+            changed[:, column] += 1
+            unknown = (states[:, column] == 0) & (column > 0)  # what is not stored is not compared
+            assert places.unchanged(there, changed.tolist(), labels).tolist() == unknown.tolist()
+        for digest in (bytes(16), bytes([1] * 16), bytes([2] * 16)):
+            assert sorted(places.ids[places.with_digest(digest)]) == [
+                i for i, row in rows.items() if row.digest == digest
+            ]
+        assert [size for size in range(9) if places.has_size(size)] == sorted({row.size for row in rows.values()})
 
 
 def without_keys(data):
     """The bytes of a segment as earlier versions wrote it."""
     buffer = io.BytesIO(data)
     with h5py.File(buffer, "r+") as file:
-        del file["path_key"], file["path_row"]
+        del file["path_key"], file["path_row"], file["ctime_ns"], file["inode"]
     return buffer.getvalue()
 
 

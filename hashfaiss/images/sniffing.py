@@ -1,0 +1,76 @@
+"""What a file is by its first bytes, whatever it is called."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+# fmt: off
+SUFFIXES = frozenset(
+    (
+        ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff",
+        ".avif", ".avifs", ".heic", ".heics", ".heif", ".heifs", ".hif", ".jp2", ".j2k", ".jpc", ".j2c",
+        ".jpf", ".jpx", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".pcx", ".jxl",
+    )
+)
+RAW = frozenset(
+    (
+        ".cr2", ".cr3", ".nef", ".nrw", ".arw", ".srf", ".sr2", ".dng", ".orf", ".rw2", ".pef", ".raf",
+        ".3fr", ".iiq", ".erf", ".kdc", ".mrw",
+    )
+)
+# fmt: on
+DRAWN_SUFFIX = ".png"
+LOOKED_AT = 256  # bytes
+DRAWN = b"drawn by hashfaiss"
+
+_BEGIN = (
+    b"\xff\xd8\xff",  # JPEG
+    b"\x89PNG\r\n\x1a\n",
+    b"GIF87a",
+    b"GIF89a",
+    b"II*\0",  # TIFF
+    b"MM\0*",
+    b"\0\0\0\x0cjP  \r\n\x87\n",  # JPEG 2000
+    b"\xff\x4f\xff\x51",
+)
+ISO_BRANDS = frozenset(
+    (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1", b"mif2")
+)
+AVIF_BRANDS = frozenset((b"avif", b"avis"))
+
+
+def brands(head: bytes) -> set[bytes]:
+    """The brands that an ISO base media file says it is of; none for another file."""
+    if head[4:8] != b"ftyp":
+        return set()
+    end = min(int.from_bytes(head[:4], "big"), len(head))
+    return {head[8:12], *(head[at : at + 4] for at in range(16, end - 3, 4))}
+
+
+def looks_like_image(head: bytes) -> bool:
+    """Whether a file that begins so is an image of a format that is told by its bytes."""
+    if head.startswith(_BEGIN):
+        return True
+    if head[:4] == b"RIFF":
+        return head[8:12] == b"WEBP"
+    if head[:2] == b"BM":
+        return head[6:10] == bytes(4) and head[14:18] in (b"\x0c\0\0\0", b"\x28\0\0\0", b"\x6c\0\0\0", b"\x7c\0\0\0")
+    return bool(brands(head) & (ISO_BRANDS | AVIF_BRANDS))
+
+
+def trouble(path: str) -> str | None:
+    """Why a file is no image to be looked at, by its first bytes; None where it is one, or where reading tells why."""
+    suffix = os.path.splitext(path)[1].lower()
+    if suffix in RAW:
+        return "a raw photograph"
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for its writer
+            return None if suffix in SUFFIXES else "no file"
+        with open(path, "rb") as file:
+            head = file.read(LOOKED_AT)
+    except (OSError, ValueError):
+        return None if suffix in SUFFIXES else "cannot be read"
+    if DRAWN in head:
+        return DRAWN.decode()
+    return None if suffix in SUFFIXES or looks_like_image(head) else "no image"
