@@ -138,7 +138,10 @@ class ImageIndex:
         try:
             encoder = Encoder.load(self.path / ENCODER, self._device)
         except ModelError as error:
-            raise CorruptIndexError(f"the index's encoder cannot be used: {error}") from None
+            raise CorruptIndexError(
+                f"the index's encoder cannot be used: {error}; a copy of it, given to `hashfaiss build` as --model, "
+                "mends this; without one, delete the index folder and build again"
+            ) from None
         if encoder.identity != self.store.manifest["encoder"]["identity"]:
             raise CorruptIndexError(
                 f"{str(self.path / ENCODER)!r} is not the encoder that made the codes: restore it from a copy, or "
