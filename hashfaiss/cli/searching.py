@@ -211,18 +211,30 @@ def evaluate(
 def duplicates(
     index: IndexOption = DEFAULT_INDEX,
     radius: Annotated[int, typer.Option("--radius", help="Hamming distance up to which codes are near.")] = 0,
+    link: Annotated[
+        str, typer.Option("--link", help="chain: near directly or through others; complete: every two are near.")
+    ] = "chain",
+    between: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option("--between", help="Two folders: only images near one of the other folder.", metavar="DIR DIR"),
+    ] = None,
+    reference: Annotated[
+        Path | None,
+        typer.Option("--reference", help="Folder: list what of all else is near its images, each with the nearest."),
+    ] = None,
     html: Annotated[Path | None, typer.Option("--html", help="Also draw the groups as this page.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """List groups of images whose codes lie near each other, directly or through others.
 
-    What is near is what the model sees as alike: few bits, or a model that separates classes only, make large groups.
-    The distance beside each image is from the first of its group. With --json, a group a line. With --html, also one
-    HTML page with thumbnails, which needs no other file; of many groups and images it shows the first. Nothing is
-    deleted. Examples:
+    Chains of near images can be long: with --link complete every two of a group are near. What is near is what the
+    model sees as alike: few bits, or a model that separates classes only, make large groups. The distance beside each
+    image is from the first of its group. With --json, a group a line. With --html, also one HTML page with thumbnails,
+    which needs no other file; of many groups and images it shows the first. Nothing is deleted. Examples:
 
     \b
         hashfaiss duplicates --radius 2 --json
+        hashfaiss duplicates --radius 2 --between new/ archive/
         hashfaiss duplicates --html duplicates.html
     """
     from hashfaiss.cli.console import bar, note, shown_path
@@ -231,7 +243,8 @@ def duplicates(
     if html:
         _check_target(html.parent, html)
     with bar("duplicates") as progress:
-        groups = _listed(ImageIndex.open(index).duplicates(radius, progress), radius, as_json)
+        found = ImageIndex.open(index).duplicates(radius, progress, link=link, between=between, reference=reference)
+        groups = _listed(found, radius, as_json)
         if html:
             from hashfaiss.library.duplicates_page import write_duplicates_page
 

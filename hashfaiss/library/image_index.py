@@ -13,13 +13,14 @@ from hashfaiss.errors import (
     ImageError,
     ModelError,
 )
-from hashfaiss.indexes import CodeIndex, Tuning, near_groups, parse_kind
+from hashfaiss.indexes import CodeIndex, Tuning, parse_kind
 from hashfaiss.indexes.tuning import RECALL, Notice
 from hashfaiss.library.answering import How, Search, Wanted, as_list, check_how, combined_hits, searcher, stream_hits
 from hashfaiss.library.facts import describe
 from hashfaiss.library.faiss_file import check_manifest, load_codes, read_faiss, tune_faiss
 from hashfaiss.library.hits import Hit, Hits, of_different_files
 from hashfaiss.library.known import images_trouble
+from hashfaiss.library.near_images import Among, near_images
 from hashfaiss.library.queries import Queries
 from hashfaiss.library.sync import BuildReport, Looking, build, check_encoder, check_images, remove
 from hashfaiss.storage.manifest import MANIFEST
@@ -282,15 +283,21 @@ class ImageIndex:
         row = self.store.row(image_id)
         return Hit(self.store.full_path(row), distance, row.labels, image_id, score)
 
-    def duplicates(self, radius: int = 0, progress: Progress | None = None) -> Iterator[tuple[Hit, ...]]:
+    def duplicates(
+        self, radius: int = 0, progress: Progress | None = None, **among: Unpack[Among]
+    ) -> Iterator[tuple[Hit, ...]]:
         """Groups of images whose codes lie within `radius` of each other, directly or through others.
 
         A hit's distance is that of its code from the group's first image. A file that has several names comes once.
 
         Args:
             progress: called with (distinct codes compared, distinct codes).
+            among: other links, or only across two folders, or near a folder's images: see `Among`.
+
+        Raises:
+            ArgumentError: a radius outside 0 to K, or what `near_images` tells.
         """
-        for ids, distances in near_groups(self.codes, radius, progress):
+        for ids, distances in near_images(self.store, self.codes, radius, among, progress):
             group = of_different_files(map(self.hit, ids.tolist(), distances.tolist()))
             if len(group) > 1:
                 yield group

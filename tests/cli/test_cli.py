@@ -222,6 +222,19 @@ def test_duplicates_are_listed_by_group(here: Path, photos: Path) -> None:
     assert "radius is 21: give a whole number from 0 to 20" in told
 
 
+def test_duplicates_across_folders_and_near_one(here: Path, photos: Path) -> None:
+    (photos / "dog/copy.jpg").write_bytes((photos / "cat/2.jpg").read_bytes())
+    run("build", "--model", "model.pt", "--images", str(photos), "--index", "photos.index")
+    asked = ["duplicates", "--index", "photos.index", "--json"]
+    for how in (["--between", str(photos / "cat"), str(photos / "dog")], ["--reference", str(photos / "cat")]):
+        lines = [json.loads(line) for line in run(*asked, *how, "--radius", "0").splitlines()]
+        groups = [{Path(image["path"]).name for image in line["images"]} for line in lines]
+        assert any({"2.jpg", "copy.jpg"} <= group for group in groups)
+    assert run(*asked, "--link", "complete", "--radius", "20") == run(*asked, "--radius", "20")
+    assert "link is 'x': give chain or complete" in run(*asked, "--link", "x", code=2)
+    assert "no image below 'cow'" in run(*asked, "--reference", "cow", code=2)
+
+
 def test_duplicates_are_drawn_as_a_page_beside_what_is_printed(here: Path, photos: Path) -> None:
     asked = ["duplicates", "--index", "photos.index"]
     everything = [*asked, "--radius", "20"]
