@@ -21,7 +21,6 @@ Codes = npt.NDArray[np.uint8]
 
 BIT_ORDER = "lsb"
 MAX_BITS = 1024
-ROWS = 1 << 14  # codes that are unpacked at once
 
 
 def check_bits(bits: Any) -> int:
@@ -37,7 +36,10 @@ def code_bytes(bits: int) -> int:
 
 
 def pack(outputs: npt.ArrayLike) -> Codes:
-    """Sign and pack real outputs (n, K), or ±1 values, into codes (n, ceil(K/8)).
+    """Sign and pack real outputs (n, K), or ±1 values, or bits that are bool, into codes (n, ceil(K/8)).
+
+    Raises:
+        ArgumentError: another shape or type, NaN, and whole numbers of which none is below 0, which have no sign.
 
     >>> pack([[-0.5, 0.0, 2.0]]).tolist()
     [[6]]
@@ -45,6 +47,15 @@ def pack(outputs: npt.ArrayLike) -> Codes:
     values = np.asarray(outputs)
     if values.ndim != 2:
         raise ArgumentError(f"outputs have shape {values.shape}: give (images, bits)")
+    if values.dtype == np.bool_:
+        return np.packbits(values, axis=1, bitorder="little")
+    if not np.issubdtype(values.dtype, np.number) or np.issubdtype(values.dtype, np.complexfloating):
+        raise ArgumentError(f"outputs are of type {values.dtype}: give real numbers, ±1, or bool")
+    if values.size and np.issubdtype(values.dtype, np.integer) and values.max() > values.min() >= 0:
+        raise ArgumentError(
+            f"outputs are {values.dtype} from {values.min()} to {values.max()}, all of sign +1: give real numbers or "
+            "±1; for bits that are 0 or 1, astype(bool)"
+        )
     if np.isnan(values).any():
         raise ArgumentError("outputs hold NaN, which has no sign: the network or its input is broken")
     return np.packbits(values >= 0, axis=1, bitorder="little")
@@ -76,7 +87,11 @@ def check_codes(codes: Any, bits: int, name: str = "codes") -> Codes:
     width = code_bytes(bits)
     if not isinstance(codes, np.ndarray) or codes.dtype != np.uint8:
         kind = f"{codes.dtype} array" if isinstance(codes, np.ndarray) else type(codes).__name__
-        raise ArgumentError(f"{name} are a {kind}: give a numpy array of uint8, {width} bytes for each {bits}-bit code")
+        unpacked = isinstance(codes, np.ndarray) and (codes.dtype == np.bool_ or codes.dtype.kind in "if")
+        how = "; hashfaiss.codes.pack makes it of signs (n, bits) or bools" if unpacked else ""
+        raise ArgumentError(
+            f"{name} are a {kind}: give a numpy array of uint8, {width} bytes for each {bits}-bit code{how}"
+        )
     if codes.ndim != 2 or codes.shape[1] != width:
         raise ArgumentError(f"{name} have shape {codes.shape}: give (n, {width}), {bits} bits a code")
     if bits % 8 and (codes[:, -1] >> (bits % 8)).any():
@@ -119,11 +134,12 @@ def asymmetric_distances(output: npt.NDArray[np.floating[Any]], codes: Codes, bi
 
     Rounded to four places: what batch size and threads do to float32 outputs shows in one of a hundred, by one.
     """
-    weights = np.abs(output.astype(np.float64))
+    weights = np.zeros(8 * codes.shape[1])
+    weights[:bits] = np.abs(output.astype(np.float64))
     asked = pack(output[None])[0]
+    of_byte = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little").astype(np.float64)
     total: npt.NDArray[np.float64] = np.zeros(len(codes))
-    for start in range(0, len(codes), ROWS):
-        differ = np.unpackbits(codes[start : start + ROWS] ^ asked, axis=1, count=bits, bitorder="little")
-        total[start : start + ROWS] = differ @ weights
-    total /= max(weights.mean(), np.finfo(np.float64).tiny)
+    for place in range(codes.shape[1]):  # what each of 256 bytes weighs, looked up
+        total += (of_byte @ weights[8 * place : 8 * place + 8])[codes[:, place] ^ asked[place]]
+    total /= max(weights[:bits].mean(), np.finfo(np.float64).tiny)
     return total.round(4)

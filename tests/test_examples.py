@@ -34,6 +34,14 @@ def test_codes_only(tmp_path: Path) -> None:
     assert "flat: ids equal 100%, certified exact 100%, recall by distance 1.0000" in printed
 
 
+def test_own_codes(tmp_path: Path) -> None:
+    lines = run("own_codes.py", folder=tmp_path).splitlines()
+    assert lines[0].startswith("[0, ")
+    assert lines[0].endswith("[True, True, True]")
+    assert lines[1] == "[True, True, True]"
+    assert (tmp_path / "mine.codes").is_file()
+
+
 def test_in_memory(tmp_path: Path, encoder: Encoder) -> None:
     encoder.save(tmp_path / "model.pt")
     lines = run("in_memory.py", "model.pt", folder=tmp_path).splitlines()

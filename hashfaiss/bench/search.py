@@ -205,7 +205,7 @@ def _load(case: Case, ids: Any, pair: tuple[Any, CodeIndex]) -> tuple[float, flo
         def load() -> None:
             data = np.memmap(ours, np.uint8, mode="r")
             assert large_digest(data.data) == digest
-            CodeIndex.load(data, case.codes, ids, case.bits, str(index.kind))
+            CodeIndex.restore(data, case.codes, ids, case.bits, str(index.kind))
 
         return _median(lambda: faiss.read_index_binary(theirs)), _median(load)
 

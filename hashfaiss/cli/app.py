@@ -22,7 +22,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 _AFTER_STOP = {
     "build": "; what was encoded is kept, and the same command carries on",
-    "train": "; the last finished epoch is kept: add --resume to carry on",
+    "train": "; finished epochs are kept: add --resume to carry on",
     "reproduce": "; finished runs and epochs are kept, and the same command carries on",
 }
 

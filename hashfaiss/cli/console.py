@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -109,7 +110,8 @@ def print_hits(hits: Hits, as_json: bool) -> None:
             print_json({"query": hits.query, "rank": None, "exact": hits.exact})
         return
     certified = "certified exact" if hits.exact else "not certified exact: there may be nearer ones"
-    say(f"{shown_path(hits.query)}: {counted(len(hits), 'hit')}, {certified}")
+    asked = "".join(map(shown_path, re.split("( [+-] )", hits.query))) if hits.query else shown_path(None)
+    say(f"{asked}: {counted(len(hits), 'hit')}, {certified}")
     if hits:
         scored = hits[0].score is not None
         rows = [

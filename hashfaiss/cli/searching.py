@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,8 +29,9 @@ if TYPE_CHECKING:
 @app.command()
 def query(
     images: Annotated[
-        list[str], typer.Argument(help="Images to ask with; - reads paths from stdin, one a line or from -print0.")
-    ],
+        list[str] | None,
+        typer.Argument(help="Images to ask with; - reads paths from stdin, one a line or from -print0."),
+    ] = None,
     index: IndexOption = DEFAULT_INDEX,
     k: Annotated[int | None, typer.Option("-k", "--k", help="How many hits (default 10).")] = None,
     radius: Annotated[int | None, typer.Option("--radius", help="All hits at Hamming distance <= this.")] = None,
@@ -46,6 +48,16 @@ def query(
     rerank: Annotated[
         str | None, typer.Option("--rerank", help="asymmetric: order hits by the network's real outputs.")
     ] = None,
+    ids: Annotated[
+        list[int] | None, typer.Option("--id", help="An image of the index to ask with, by id; may be repeated.")
+    ] = None,
+    combine: Annotated[
+        bool, typer.Option("--combine", help="All images together are one query, not one each.")
+    ] = False,
+    unlike: Annotated[
+        list[str] | None,
+        typer.Option("--not", help="An image to stay away from; may be repeated; implies --combine."),
+    ] = None,
     model: Annotated[Path | None, typer.Option("--model", help="Refuse an index of any other model.")] = None,
     montage: Annotated[Path | None, typer.Option("--montage", help="Also draw the hits as this PNG.")] = None,
     max_megapixels: MegapixelsOption = None,
@@ -61,10 +73,16 @@ def query(
     end: 'cat/*' is all below any folder cat, '[[]1].jpg' the file [1].jpg.
 
     With --rerank asymmetric, hits are ordered by how sure the network is of the bits in which they differ; as many
-    lie at the distance of the last of -k, which of them are shown changes with it. Examples:
+    lie at the distance of the last of -k, which of them are shown changes with it.
+
+    Several images are asked with one by one. With --combine they are one query: the mean of the network's outputs, less
+    half the mean of those of --not, each in units of its mean size; hits are ordered by what they lack of it, and all
+    of the index is compared. An image of the index whose file is gone, and --id, are asked with by their stored code.
+    Examples:
 
     \b
         hashfaiss query cat.jpg -k 20 --montage hits.png
+        hashfaiss query a.jpg b.jpg --not c.jpg
         hashfaiss query cat.jpg --label cat --label lynx --path 'holiday/*'
         find new/ -name '*.jpg' -print0 | hashfaiss query - --radius 4 --json
     """
@@ -76,6 +94,8 @@ def query(
 
     if k is not None and radius is not None:
         raise ArgumentError("both -k and --radius were given: give one of them")
+    if not images and not ids:
+        raise ArgumentError("there is nothing to ask with: give images, - for paths on stdin, or --id")
     if montage:
         _check_target(montage.parent, montage)
     opened = ImageIndex.open(index, Encoder.load(model, device) if model else None, device)
@@ -84,7 +104,13 @@ def query(
     if k is None and radius is None:
         k = 10
     how = How(exact=not approximate, labels=label, paths=path, rerank=rerank)  # type: ignore[typeddict-item]
-    for answer in opened.stream(_paths(images), k, radius, **how):
+    asked: Iterable[Any] = chain(_paths(images or []), ids or [])
+    answers: Iterable[Any] = (
+        [opened.combined(list(asked), unlike or [], k, radius, **how)]
+        if combine or unlike
+        else opened.stream(asked, k, radius, **how)
+    )
+    for answer in answers:
         if isinstance(answer, HashfaissError):
             note(f"hashfaiss: {answer}")
             failed = True
@@ -187,18 +213,30 @@ def evaluate(
 def duplicates(
     index: IndexOption = DEFAULT_INDEX,
     radius: Annotated[int, typer.Option("--radius", help="Hamming distance up to which codes are near.")] = 0,
+    link: Annotated[
+        str, typer.Option("--link", help="chain: near directly or through others; complete: every two are near.")
+    ] = "chain",
+    between: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option("--between", help="Two folders: only images near one of the other folder.", metavar="DIR DIR"),
+    ] = None,
+    reference: Annotated[
+        Path | None,
+        typer.Option("--reference", help="Folder: list what of all else is near its images, each with the nearest."),
+    ] = None,
     html: Annotated[Path | None, typer.Option("--html", help="Also draw the groups as this page.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """List groups of images whose codes lie near each other, directly or through others.
 
-    What is near is what the model sees as alike: few bits, or a model that separates classes only, make large groups.
-    The distance beside each image is from the first of its group. With --json, a group a line. With --html, also one
-    HTML page with thumbnails, which needs no other file; of many groups and images it shows the first. Nothing is
-    deleted. Examples:
+    Chains of near images can be long: with --link complete every two of a group are near. What is near is what the
+    model sees as alike: few bits, or a model that separates classes only, make large groups. The distance beside each
+    image is from the first of its group. With --json, a group a line. With --html, also one HTML page with thumbnails,
+    which needs no other file; of many groups and images it shows the first. Nothing is deleted. Examples:
 
     \b
         hashfaiss duplicates --radius 2 --json
+        hashfaiss duplicates --radius 2 --between new/ archive/
         hashfaiss duplicates --html duplicates.html
     """
     from hashfaiss.cli.console import bar, note, shown_path
@@ -207,7 +245,8 @@ def duplicates(
     if html:
         _check_target(html.parent, html)
     with bar("duplicates") as progress:
-        groups = _listed(ImageIndex.open(index).duplicates(radius, progress), radius, as_json)
+        found = ImageIndex.open(index).duplicates(radius, progress, link=link, between=between, reference=reference)
+        groups = _listed(found, radius, as_json)
         if html:
             from hashfaiss.library.duplicates_page import write_duplicates_page
 

@@ -1,8 +1,8 @@
 """FAISS binary indexes over distinct codes, with answers in (distance, id) order that say whether they are exact.
 
-    CodeIndex     codes and ids → answers; the one class the rest of hashfaiss searches with
+    CodeIndex     codes and ids → answers; the one class the rest of hashfaiss searches with, and others may
     Answers       ids and distances of each query, without padding, and whether they are certified exact
-    near_groups   images whose codes lie near each other
+    near_groups   images whose codes lie near each other; near_reference: near some of them
     rerank        orders candidates by the query's real outputs
     tune          measures kinds on the codes at hand and chooses one
     KINDS         the kinds of FAISS index there are, and what each can do
@@ -20,8 +20,8 @@ from hashfaiss.indexes.code_index import CodeIndex
 from hashfaiss.indexes.distinct import Distinct
 from hashfaiss.indexes.kind import Abilities, Kind
 from hashfaiss.indexes.kinds import KINDS, parse_kind
-from hashfaiss.indexes.near import near_groups
-from hashfaiss.indexes.rerank import rerank
+from hashfaiss.indexes.near import near_groups, near_reference
+from hashfaiss.indexes.rerank import nearest_by_outputs, rerank
 from hashfaiss.indexes.trials import Trial
 from hashfaiss.indexes.trust import Trust
 from hashfaiss.indexes.tuning import Tuning, tune
@@ -41,6 +41,8 @@ __all__ = [
     "Tuning",
     "changes",
     "near_groups",
+    "near_reference",
+    "nearest_by_outputs",
     "parse_kind",
     "rerank",
     "tune",

@@ -41,6 +41,18 @@ class Answers:
     def __iter__(self) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]]:
         return (self[query] for query in range(len(self)))
 
+    def padded(self, k: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+        """As FAISS's `search` has it: distances and ids of the k first of each query, both (queries, k).
+
+        Where there were fewer, the distance is 2**31 - 1 and the id -1.
+        """
+        distances = np.full((len(self), k), np.iinfo(np.int32).max, np.int32)
+        ids = np.full((len(self), k), -1, np.int64)
+        ranks = np.arange(len(self.ids)) - np.repeat(self.offsets[:-1], np.diff(self.offsets))
+        rows, kept = np.repeat(np.arange(len(self)), np.diff(self.offsets)), ranks < k
+        distances[rows[kept], ranks[kept]], ids[rows[kept], ranks[kept]] = self.distances[kept], self.ids[kept]
+        return distances, ids
+
     @classmethod
     def join(cls, parts: list[Answers]) -> Answers:
         """One batch after another."""

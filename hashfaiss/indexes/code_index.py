@@ -2,76 +2,85 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import cached_property
-from math import log, log2
+import os
+import threading
 from typing import Any
 
 import faiss
 import numpy as np
 import numpy.typing as npt
 
-from hashfaiss.codes import Codes, check_bits, check_codes, widened
-from hashfaiss.errors import ArgumentError, CorruptIndexError
+from hashfaiss.codes import Codes, check_bits, check_codes, code_bytes, widened
+from hashfaiss.errors import ArgumentError, CorruptIndexError, HashfaissError
+from hashfaiss.indexes import beside
 from hashfaiss.indexes.answers import Answers
 from hashfaiss.indexes.beside import Beside, Built
-from hashfaiss.indexes.distinct import FEW, Distinct
-from hashfaiss.indexes.flat import Flat, scan_work
-from hashfaiss.indexes.kind import Found, Int32, Int64, Kind, Searcher
-from hashfaiss.indexes.kinds import parse_kind
-from hashfaiss.indexes.saved import join_arrays, split_arrays
+from hashfaiss.indexes.distinct import Distinct
+from hashfaiss.indexes.flat import Flat
+from hashfaiss.indexes.foreign import codes_of
+from hashfaiss.indexes.kind import Arrays, Found, Int64, Kind
+from hashfaiss.indexes.kinds import parse_kind, usable
+from hashfaiss.indexes.saved import join_arrays, packed_ids, read_file, split_arrays, unpacked_ids, write_file
+from hashfaiss.indexes.snapshot import Snapshot, restored
 from hashfaiss.indexes.trust import Trust
-from hashfaiss.indexes.tuning import FLAT_UP_TO, RECALL, Notice, Tuning, tune
-
-# One call into FAISS cannot be interrupted, so its work is bounded. The unit of work is to compare 64 bits, half a
-# nanosecond of one core (measured for K from 40 to 1024 and k up to 500,000): the bound is about 0.15 s, and half a
-# second where other programs keep the cores busy ...
-WORK_PER_CALL = 1 << 28
-WORK_PER_LEVEL = 20  # to move an answer one level up or down the heap of the k nearest
-# ... and returns at most this many answers, or, where their number is not known before, may return at most so many:
-# memory does not follow the number of queries.
-ANSWERS_PER_CALL = 1 << 22
-MOST_PER_CALL = 1 << 26
-
-
-READER: Any = getattr(faiss, "ZeroCopyIOReader")  # noqa: B009, FAISS's stubs lack it
-TRY = 0.08  # of a flat scan is risked on probes that may spare it,
-CHEAPER = 0.8  # and probes that surely do are preferred below this share of it.
-# What one query pays for its proof, and for widening where there is none, in codes that FAISS's flat scan compares
-# meanwhile: a batch shares these.
-PROOF, WIDENING = 100_000, 400_000
+from hashfaiss.indexes.tuning import FLAT_UP_TO, MEASURE_AGAIN, RECALL, Notice, Tuning, tune
 
 
 class CodeIndex:
-    """A FAISS binary index over distinct codes.
+    """A FAISS binary index over distinct codes, with ids of one's own.
+
+    What is added or removed counts from the next search on, which arranges it. Threads may search and change it at the
+    same time: each search sees the codes as they were when it began.
 
     Attributes:
         bits: K.
-        kind: the kind of FAISS index, with its parameters, and the index itself.
-        distinct: the codes FAISS holds, and the ids that have them.
         tuning: what `auto` measured and chose from, where it did.
-        trust: of a kind that tuning chose, how far answers that are not certified are believed; where they are not,
-            they are answered again, exactly. None for a kind that was asked for: its answers are as its probes give.
     """
 
     tuning: Tuning | None = None
-    trust: Trust | None = None
 
-    def __init__(self, codes: Codes, ids: npt.ArrayLike, bits: int, kind: str = "auto") -> None:
+    def __init__(
+        self,
+        codes: Codes | None = None,
+        ids: npt.ArrayLike | None = None,
+        bits: int | None = None,
+        kind: str = "auto",
+    ) -> None:
         """Index `codes` (n, ceil(bits/8)) under `ids` (n,): whole numbers >= 0, each once.
+
+        Args:
+            codes: None for an index that is empty so far.
+            ids: None for 0, 1, ...
+            bits: K; None for all bits of `codes`.
+            kind: of the FAISS index, such as "flat" or "ivf:lists=1024,probes=8"; "auto" measures beyond 50,000
+                distinct codes, and again when there are twice as many.
 
         Raises:
             ArgumentError: codes of another shape or dtype, ids that repeat or are negative, an unknown kind.
         """
-        self.bits = check_bits(bits)
-        self.distinct = Distinct.of(*_by_id(check_codes(codes, bits), ids))
-        self.kind = parse_kind(kind, bits, len(self.distinct))
-        if kind == "auto" and len(self.distinct) > FLAT_UP_TO:
-            self.kind, self.tuning = tune(self.distinct.codes, bits)
-            self.trust = self.tuning.trust
-        else:
-            self.kind.build(widened(self.distinct.codes, self.kind.width))
+        if bits is None:
+            if not isinstance(codes, np.ndarray) or codes.ndim != 2:
+                raise ArgumentError("neither bits nor codes (n, bytes) say how long a code is: give bits, such as 64")
+            bits = 8 * codes.shape[1]
+        bits = check_bits(bits)
+        codes = check_codes(np.empty((0, code_bytes(bits)), np.uint8) if codes is None else codes, bits)
+        distinct = Distinct.of(*_by_id(codes, np.arange(len(codes)) if ids is None else ids))
+        self.bits, self._asked, self._measured = bits, kind, 0
+        self._start(self._built(distinct))
+
+    def _start(self, now: Snapshot) -> None:
+        self._lock = threading.RLock()
+        self._snapshot, self._next, self._count = now, int(now.distinct.ids.max(initial=-1)) + 1, len(now)
+        self._came: list[tuple[Codes, Int64]] = []  # added since
+        self._rows: tuple[Codes, Int64] | None = None  # codes and ids where some were removed since, or were gathered
+        self._gone: list[Int64] = []
+
+    @classmethod
+    def _of(cls, now: Snapshot, asked: str, measured: int = 0) -> CodeIndex:
+        index = cls.__new__(cls)
+        index.bits, index._asked, index._measured = now.bits, asked, measured
+        index._start(now)
+        return index
 
     @classmethod
     def tuned(
@@ -86,18 +95,66 @@ class CodeIndex:
         """The kind that is fastest on these very codes; arguments and errors as `hashfaiss.indexes.tune` has them."""
         distinct = Distinct.of(*_by_id(check_codes(codes, check_bits(bits)), ids))
         kind, tuning = tune(distinct.codes, bits, recall, memory, notice)
-        index = cls._of(bits, distinct, kind)
-        index.tuning, index.trust = tuning, tuning.trust
+        index = cls._of(Snapshot(bits, distinct, kind, tuning.trust), str(kind))
+        index.tuning = tuning
         return index
 
     @classmethod
-    def _of(cls, bits: int, distinct: Distinct, kind: Kind) -> CodeIndex:
-        index = cls.__new__(cls)
-        index.bits, index.distinct, index.kind = bits, distinct, kind
-        return index
+    def of(cls, index: Any, kind: str | None = None) -> CodeIndex:
+        """The codes and ids of a FAISS binary index, or of the file of one, in an index of the same kind.
+
+        It then holds distinct codes, and answers in order, with certificates. The one given is read, not kept.
+
+        Args:
+            index: a `faiss.IndexBinaryFlat`, `IVF`, `Hash`, `MultiHash` or `HNSW`, also below an `IndexBinaryIDMap`,
+                or a path that `faiss.write_index_binary` wrote.
+            kind: another kind, such as "auto"; None keeps the kind and its parameters.
+
+        Raises:
+            ArgumentError: another kind of FAISS index; ids that repeat or are negative.
+            HashfaissError: a file that FAISS does not read.
+        """
+        codes, ids, same = codes_of(index)
+        return cls(codes, ids, 8 * codes.shape[1], kind or same)
+
+    # ---- files --------------------------------------------------------------------------------------------------
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write codes, ids and the built index as one file, whole or not at all.
+
+        Raises:
+            HashfaissError: it cannot be written; what stood there still stands.
+        """
+        now = self.now
+        kind = now.kind.built if isinstance(now.kind, Beside) else now.kind
+        codes, ids = now.distinct.rows()
+        about = {"bits": self.bits, "asked": self._asked, "kind": str(kind), "measured": self._measured}
+        trust = now.trust.arrays() if now.trust else {}
+        arrays: Arrays = {"codes": codes, "all": packed_ids(ids), **now.built.arrays(), **trust}
+        if not isinstance(kind, Flat) and kind.can_be_saved:  # others are made anew of the codes
+            arrays |= {**kind.arrays(), "faiss": faiss.serialize_index_binary(kind.faiss)}
+        write_file(path, about, arrays)
 
     @classmethod
-    def load(
+    def load(cls, path: str | os.PathLike[str]) -> CodeIndex:
+        """Read what `save` wrote. No byte of it is used unless all are as they were written.
+
+        Raises:
+            HashfaissError: there is no such file, or it is another; CorruptIndexError: it is damaged.
+        """
+        about, arrays = read_file(path)
+        try:
+            bits, asked, kind, measured = check_bits(about["bits"]), about["asked"], about["kind"], about["measured"]
+            codes = check_codes(arrays["codes"], bits)
+            codes, ids = _by_id(codes, unpacked_ids(arrays["all"], len(codes)))
+            parse_kind(usable(asked), bits, 0)
+            now = restored(arrays, codes, ids, bits, usable(kind))
+            return cls._of(now, usable(asked), int(measured))
+        except (HashfaissError, ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError):
+            raise CorruptIndexError(f"{os.fspath(path)!r} is damaged: restore it from a copy") from None
+
+    @classmethod
+    def restore(
         cls, data: bytes | npt.NDArray[np.uint8], codes: Codes, ids: npt.ArrayLike, bits: int, kind: str
     ) -> CodeIndex:
         """Take the index from `data` (of `dump`), for the codes, ids and kind it was made of.
@@ -110,40 +167,58 @@ class CodeIndex:
             CorruptIndexError: `data` is an index of something else.
         """
         codes, checked = _by_id(check_codes(codes, bits), ids)
-        raw = np.frombuffer(data, np.uint8) if isinstance(data, bytes) else data
-        arrays = split_arrays(raw)
+        arrays = split_arrays(np.frombuffer(data, np.uint8) if isinstance(data, bytes) else data)
         try:
-            built = Built.of(arrays)
-            changed = built is not None and built.changes(checked) != (0, 0)
-            part = arrays["faiss"].astype(np.uint8, copy=False)
-            distinct = Distinct.of(codes, checked) if changed else Distinct.restore(codes, checked, arrays)
-            made = parse_kind(kind, bits, len(built) if built and changed else len(distinct))
-            trust = Trust.of(arrays.get("trust", np.empty((0, 2))).tolist())
-            if part.size:
-                loaded = _in_place(part) if isinstance(data, np.memmap) else faiss.deserialize_index_binary(part)
-                count = len(built) if built else len(distinct)
-                if loaded.d != 8 * made.width or loaded.ntotal != count or not made.accepts(loaded):
-                    raise ValueError
-                made.restore(loaded, arrays)
-                if built and changed:
-                    made = Beside(made, *built.places(checked, distinct), distinct.codes)
-            else:
-                made.build(widened(distinct.codes, made.width))
+            if (built := Built.of(arrays)) is not None:
+                built.changes(checked)
+            return cls._of(restored(arrays, codes, checked, bits, kind, isinstance(data, np.memmap)), kind)
         except (ValueError, TypeError, KeyError, IndexError):
             raise CorruptIndexError(
                 "the FAISS index is of other codes or another kind: delete it, it is rebuilt"
             ) from None
         except RuntimeError as error:
             raise CorruptIndexError(f"the FAISS index cannot be read ({error}): delete it, it is rebuilt") from None
-        index = cls._of(bits, distinct, made)
-        index.trust = trust
-        return index
 
     def dump(self) -> bytes:
-        """The built index, for `load`: FAISS's own format, postings, and what the kind keeps."""
-        saved = faiss.serialize_index_binary(self.faiss) if self.kind.can_be_saved else np.empty(0, np.uint8)
-        trust = self.trust.arrays() if self.trust else {}
-        return join_arrays({**self.distinct.arrays(), **self.kind.arrays(), **trust, "faiss": saved})
+        """The built index, for `restore`: FAISS's own format, postings, and what the kind keeps."""
+        now = self.now
+        saved = faiss.serialize_index_binary(now.kind.faiss) if now.kind.can_be_saved else np.empty(0, np.uint8)
+        trust = now.trust.arrays() if now.trust else {}
+        return join_arrays({**now.distinct.arrays(), **now.kind.arrays(), **trust, "faiss": saved})
+
+    # ---- what it holds ------------------------------------------------------------------------------------------
+
+    @property
+    def now(self) -> Snapshot:
+        """What it holds, arranged for searching; that never changes, and the next change makes another."""
+        with self._lock:
+            if self._came or self._rows is not None:
+                self._snapshot = self._changed(*self._gathered())
+                self._rows, self._gone = None, []
+            return self._snapshot
+
+    @property
+    def distinct(self) -> Distinct:
+        """The codes FAISS holds, and the ids that have them."""
+        return self.now.distinct
+
+    @property
+    def kind(self) -> Kind:
+        """The kind of FAISS index, with its parameters, and the index itself."""
+        return self.now.kind
+
+    @property
+    def trust(self) -> Trust | None:
+        """Of a kind that tuning chose, how far answers that are not certified are believed.
+
+        Where they are not, they are answered again, exactly. None for a kind that was asked for: its answers are as its
+        probes give.
+        """
+        return self.now.trust
+
+    @trust.setter
+    def trust(self, trust: Trust | None) -> None:
+        self.now.trust = trust
 
     @property
     def faiss(self) -> Any:
@@ -152,20 +227,34 @@ class CodeIndex:
 
     @property
     def faiss_positions(self) -> Int64:
-        """Where FAISS's codes stand in `distinct.codes`; -1 for those that are gone since it was built."""
-        return self.kind.places if isinstance(self.kind, Beside) else np.arange(len(self.distinct))
+        """Where FAISS's codes stand in `distinct.codes`; -1 for those that are gone or displaced since it was built."""
+        now = self.now
+        return now.kind.places if isinstance(now.kind, Beside) else np.arange(len(now.distinct))
 
-    @cached_property
+    @property
     def flat(self) -> Kind:
-        """A flat index over the same codes: what every kind falls back to. Made when first needed."""
-        if isinstance(self.kind, Flat) or (isinstance(self.kind, Beside) and self.kind.complete_scan):
-            return self.kind
-        flat = Flat(self.bits, len(self.distinct), {})
-        flat.build(widened(self.distinct.codes, flat.width))
-        return flat
+        """A flat index over the same codes: what every kind falls back to."""
+        return self.now.flat
+
+    @property
+    def ntotal(self) -> int:
+        """How many codes there are, repeated ones too."""
+        return self._count
 
     def __len__(self) -> int:
-        return len(self.distinct.ids)
+        return self._count
+
+    def __repr__(self) -> str:
+        return f"CodeIndex({self._count:,} codes of {self.bits} bits, {self._asked})"
+
+    def reconstruct(self, ids: npt.ArrayLike) -> Codes:
+        """The code of one id, uint8 (bytes,), or the codes of several, (n, bytes), in their order.
+
+        Raises:
+            ArgumentError: the index has no such id.
+        """
+        distinct, wanted = self.now.distinct, _whole_numbers(ids)
+        return distinct.codes_of(wanted.ravel()).reshape(*wanted.shape, code_bytes(self.bits))
 
     def only(self, ids: npt.ArrayLike) -> CodeIndex:
         """A flat index of these ids alone.
@@ -173,15 +262,80 @@ class CodeIndex:
         Raises:
             ArgumentError: one of them is not in this index.
         """
-        wanted = np.unique(np.asarray(ids, dtype=np.int64))
-        order = np.argsort(self.distinct.ids, kind="stable")
-        places = np.searchsorted(self.distinct.ids, wanted, sorter=order)
-        rows = order[np.minimum(places, len(order) - 1)] if len(order) else np.zeros_like(wanted)
-        missing = np.ones(len(wanted), bool) if not len(order) else self.distinct.ids[rows] != wanted
-        if missing.any():
-            raise ArgumentError(f"the index has no id {wanted[missing][0]}: give ids of its own")
-        codes = self.distinct.codes[self.distinct.of_code()[rows]]
-        return CodeIndex(codes, wanted, self.bits, "flat")
+        wanted = np.unique(_whole_numbers(ids))
+        return CodeIndex(self.reconstruct(wanted), wanted, self.bits, "flat")
+
+    # ---- change -------------------------------------------------------------------------------------------------
+
+    def add(self, codes: Codes, ids: npt.ArrayLike | None = None) -> None:
+        """Add `codes` (n, ceil(bits/8)) under `ids` (n,), or under the numbers after the greatest id there ever was.
+
+        Raises:
+            ArgumentError: as when an index is made, and an id that is in the index; nothing is added.
+        """
+        codes = check_codes(codes, self.bits)
+        with self._lock:
+            if ids is None:
+                if self._next + len(codes) > 1 << 63:
+                    raise ArgumentError(f"no id is left after {self._next - 1}: give ids")
+                ids = np.arange(self._next, self._next + len(codes))
+            codes, checked = _by_id(codes, ids)
+            if not len(codes):
+                return
+            if checked[0] < self._next:
+                there = np.isin(checked, self._gathered()[1], assume_unique=True)
+                if there.any():
+                    raise ArgumentError(f"id {checked[there][0]} is in the index already: remove it, or give another")
+            self._came.append((codes.copy(), checked))
+            self._next, self._count = max(self._next, int(checked[-1]) + 1), self._count + len(codes)
+
+    def remove_ids(self, ids: npt.ArrayLike) -> int:
+        """Take these ids out, where they are in the index; returns how many were."""
+        wanted = np.unique(_whole_numbers(ids))
+        with self._lock:
+            codes, now = self._gathered()
+            going = np.isin(now, wanted, assume_unique=True)
+            count = int(going.sum())
+            if count:
+                self._rows, self._count = (codes[~going], now[~going]), self._count - count
+                self._gone.append(now[going])
+            return count
+
+    def _gathered(self) -> tuple[Codes, Int64]:
+        """Codes and ids of all there are, by ascending id."""
+        codes, ids = self._rows or self._snapshot.distinct.rows()
+        if self._came:
+            codes = np.concatenate([codes, *(codes for codes, _ in self._came)])
+            ids = np.concatenate([ids, *(ids for _, ids in self._came)])
+            self._rows, self._came = _by_id(codes, ids), []
+            return self._rows
+        return codes, ids
+
+    def _changed(self, codes: Codes, ids: Int64) -> Snapshot:
+        """These codes beside the index as it was built where they differ little, else in one that is built anew."""
+        distinct, before = Distinct.of(codes, ids), self._snapshot
+        kind = before.kind.built if isinstance(before.kind, Beside) else before.kind
+        built = before.built.without(self._gone)
+        if not isinstance(kind, Flat) and kind.can_be_saved and len(built) >= beside.BESIDE:
+            places, displaced = built.places(ids, distinct)
+            if beside.serves(len(built), len(distinct) - int((places >= 0).sum()), displaced):
+                made = Beside(kind, places, displaced, distinct.codes)
+                return Snapshot(self.bits, distinct, made, before.trust, built)
+        return self._built(distinct, before)
+
+    def _built(self, distinct: Distinct, before: Snapshot | None = None) -> Snapshot:
+        asked, n = self._asked, len(distinct)
+        if asked == "auto" and n > FLAT_UP_TO:
+            if before is None or n >= MEASURE_AGAIN * self._measured:
+                kind, self.tuning = tune(distinct.codes, self.bits)
+                self._measured = n
+                return Snapshot(self.bits, distinct, kind, self.tuning.trust)
+            asked = str(before.kind)
+        kind = parse_kind(asked, self.bits, n)
+        kind.build(widened(distinct.codes, kind.width))
+        return Snapshot(self.bits, distinct, kind, before.trust if before else None)
+
+    # ---- search -------------------------------------------------------------------------------------------------
 
     def search(self, queries: Codes, k: int = 10, exact: bool = False) -> Answers:
         """The k nearest of each query (n, ceil(bits/8)): min(k, len(self)) of them where `exact`, else maybe fewer.
@@ -192,19 +346,7 @@ class CodeIndex:
         Args:
             exact: probe further, or compare with all codes where that is cheaper, until every answer is certified.
         """
-        k = min(_whole("k", k, 1), max(1, len(self)))
-        queries = widened(check_codes(queries, self.bits, "queries"), self.kind.width)
-        found = min(k, len(self.distinct))
-        farthest = -1 if exact or not found else self.trust.farthest(found) if self.trust else None
-        kind = self._first(farthest == -1, len(queries))
-        if found and k <= FEW and len(queries) == 1:
-            return self._one(kind, queries, k, found, farthest)
-        return self._batched(
-            queries,
-            min(k, len(self)),
-            self._work(kind, found),
-            lambda batch: self._nearest(batch, kind, k, found, farthest),
-        )
+        return self.now.search(queries, k, exact)
 
     def within(self, queries: Codes, radius: int, exact: bool = False) -> Answers:
         """All within Hamming distance `radius` (distance <= radius) of each query; all of them where `exact`.
@@ -212,176 +354,40 @@ class CodeIndex:
         Args:
             exact: probe further, or compare with all codes where that is cheaper, until every answer is certified.
         """
-        radius = min(_whole("radius", radius, 0), self.bits)
-        queries = widened(check_codes(queries, self.bits, "queries"), self.kind.width)
-        kind = self._first(exact, len(queries), radius)
-        work, answers = self._work(kind, 0), len(self) * ANSWERS_PER_CALL // MOST_PER_CALL
-        return self._batched(queries, answers, work, lambda batch: self._within(batch, kind, radius, exact))
+        return self.now.within(queries, radius, exact)
+
+    def range_search(self, queries: Codes, radius: int, exact: bool = False) -> Answers:
+        """`within`, under FAISS's name: distance <= radius, where FAISS has distance < radius."""
+        return self.within(queries, radius, exact)
 
     def codes_within(self, queries: Codes, radius: int, exact: bool = False) -> Found:
         """As `within`, the distinct codes themselves: their positions in `distinct`."""
-        queries = widened(check_codes(queries, self.bits, "queries"), self.kind.width)
-        with _threads(1 if len(queries) == 1 else None):
-            return self._codes_within(queries, self._first(exact, len(queries), radius), min(radius, self.bits), exact)
-
-    def _first(self, exact: bool, queries: int, radius: int | None = None) -> Searcher:
-        """Who is asked first: to be exact, the kind only where its probes are cheap or rarely in vain."""
-        kind, flat = self.kind, scan_work(len(self.distinct), self.kind.width)
-        if not exact:
-            return kind
-        if (certain := kind.certain) is not None:
-            work = certain.work if radius is None else certain.work_within(min(radius, self.bits))
-            return certain if work < flat else self.flat
-        if not kind.abilities.certifies or kind.work > max(TRY, CHEAPER * kind.certified) * flat:
-            return self.flat
-        if queries == 1 and kind.work + PROOF + (1 - kind.certified) * WIDENING > flat:
-            return self.flat
-        return kind
-
-    def _work(self, kind: Searcher, found: int) -> int:
-        """Work of one query that keeps the `found` nearest codes; 0 is for a radius, which needs no heap."""
-        seen, width = max(1.0, kind.work), (self.bits + 63) // 64
-        heap = 0.0
-        if found:  # codes that come in any order enter the heap found * (1 + ln(n / found)) times
-            heap = WORK_PER_LEVEL * found * (1 + log(max(1.0, seen / found))) * log2(2 * found)
-        return width * int(seen) + int(heap)
-
-    def _batched(self, queries: Codes, answers: int, work: int, search: Callable[[Codes], Answers]) -> Answers:
-        slices = _slices(len(queries), answers, work)
-        with _threads(1 if len(queries) == 1 or len(slices) == len(queries) else None):
-            parts = [search(queries[rows]) for rows in slices]
-        return parts[0] if len(parts) == 1 else Answers.join(parts)
-
-    def _one(self, kind: Searcher, query: Codes, k: int, found: int, farthest: int | None) -> Answers:
-        """The answer to one query, on one thread; `_nearest` without what only batches need."""
-        before = faiss.omp_get_max_threads()
-        faiss.omp_set_num_threads(1)
-        try:
-            one = kind.nearest_one(query, found)
-            ids, distances = self.distinct.expand_one(one, k)
-            certain = len(ids) == min(k, len(self)) and bool(distances[-1] <= one.complete)
-            believed = farthest is None or (len(one.positions) == found and one.distances[-1] <= farthest)
-            if not certain and not believed:
-                return self._nearest(query, kind, k, found, farthest)
-        finally:
-            faiss.omp_set_num_threads(before)
-        return Answers(np.array([0, len(ids)]), ids, distances, np.array([certain]))
-
-    def _nearest(self, queries: Codes, kind: Searcher, k: int, found: int, farthest: int | None) -> Answers:
-        """Answers; those not certified, with fewer than `found` codes or the last beyond `farthest`, asked again."""
-        if not found:
-            return _nothing(len(queries))
-        best = kind.nearest(queries, found)
-        answers = self._answers(best, k)
-        if farthest is None or answers.exact.all():
-            return answers
-        rows = np.flatnonzero(~answers.exact & ((best.last > farthest) | (np.diff(best.offsets) < found)))
-        if not len(rows):
-            return answers
-        counts = np.diff(answers.offsets)[rows]
-        last = np.append(answers.distances, 0)[answers.offsets[rows + 1] - 1]
-        radii = np.where(counts == min(k, len(self)), last, self.bits).astype(np.int32)
-        return self._answers(self._widened(queries, best, rows, radii, found), k)
-
-    def _within(self, queries: Codes, kind: Searcher, radius: int, exact: bool) -> Answers:
-        best = self._codes_within(queries, kind, radius, exact)
-        offsets, ids, distances = self.distinct.expand(best.offsets, best.positions, best.distances, None)
-        return Answers(offsets, ids, distances, best.complete >= radius)
-
-    def _codes_within(self, queries: Codes, kind: Searcher, radius: int, exact: bool) -> Found:
-        if not len(self):
-            return Found.nothing(len(queries), self.bits)
-        best = kind.within(queries, radius)
-        rows = np.flatnonzero(best.complete < radius)
-        if exact and len(rows):
-            best = self._widened(queries, best, rows, np.full(len(rows), radius, np.int32), 0)
-        return best
-
-    def _answers(self, best: Found, k: int) -> Answers:
-        """Of the codes found the k first images, certified where no code up to the last one's distance was missed."""
-        offsets, ids, distances = self.distinct.expand(best.offsets, best.positions, best.distances, k)
-        full = np.diff(offsets) == min(k, len(self))
-        last = np.append(distances, 0)[offsets[1:] - 1]
-        return Answers(offsets, ids, distances, full & (last <= best.complete))
-
-    def _widened(self, queries: Codes, best: Found, rows: Int64, radii: Int32, found: int) -> Found:
-        """Answer queries `rows` again, completely: all codes within `radii`, or the `found` nearest of all codes."""
-        if self.kind.certain is not None:
-            complete = self._first(True, len(rows), None if found else int(radii[0]))
-            return self._again(complete, queries, best, rows, radii, found)
-        flat, flat_work = self.flat.work, self._work(self.flat, found)
-        dear = rows
-        for part in _slices(len(rows), 1, flat_work):
-            done, answered = self.kind.balls(queries[rows[part]], radii[part], CHEAPER * flat)
-            best, dear = best.put(rows[part][done], answered), np.setdiff1d(dear, rows[part][done])
-        reach = self.kind.reach(TRY * flat) if found and len(dear) else -1
-        if reach >= 0:  # the k-th answer so far may be far away only because nearer ones were not seen
-            untried = dear[best.complete[dear] < reach]
-            done, tried = self.kind.balls(queries[untried], np.full(len(untried), reach, np.int32), np.inf)
-            enough = np.flatnonzero(np.diff(tried.offsets) >= found)
-            best = best.put(untried[done[enough]], tried.rows(enough))
-            dear = np.setdiff1d(dear, untried[done[enough]])
-        return self._again(self.flat, queries, best, dear, radii, found)
-
-    def _again(self, complete: Searcher, queries: Codes, best: Found, rows: Int64, radii: Int32, found: int) -> Found:
-        """Queries `rows` answered by who answers completely: the `found` nearest, or all within their one radius."""
-        most = found or len(self.distinct) * ANSWERS_PER_CALL // MOST_PER_CALL
-        for part in _slices(len(rows), most, self._work(complete, found)):
-            asked = queries[rows[part]]
-            answered = complete.nearest(asked, found) if found else complete.within(asked, int(radii[0]))
-            best = best.put(rows[part], answered)
-        return best
-
-
-def _in_place(data: npt.NDArray[np.uint8]) -> Any:
-    loaded: Any = faiss.read_index_binary(READER(faiss.swig_ptr(data), data.size))
-    loaded.referenced_objects = [data]  # whoever holds the index holds the memory it looks at
-    return loaded
-
-
-def _slices(queries: int, answers: int, work: int) -> list[slice]:
-    """Cut queries so that no call works too long or returns too much."""
-    size = max(1, min(WORK_PER_CALL // max(1, work), ANSWERS_PER_CALL // max(1, answers)))
-    return [slice(start, start + size) for start in range(0, max(1, queries), size)]
-
-
-def _nothing(queries: int) -> Answers:
-    return Answers(
-        np.zeros(queries + 1, np.int64), np.empty(0, np.int64), np.empty(0, np.int32), np.ones(queries, np.bool_)
-    )
+        return self.now.codes_within(queries, radius, exact)
 
 
 def _by_id(codes: Codes, ids: npt.ArrayLike) -> tuple[Codes, Int64]:
     values = np.asarray(ids)
     if values.shape != (len(codes),) or not (np.issubdtype(values.dtype, np.integer) or values.size == 0):
         raise ArgumentError(
-            f"ids have shape {values.shape} and type {values.dtype}: give {len(codes)} whole numbers, one for each code"
+            f"ids have shape {values.shape} and type {values.dtype}: give {len(codes)} whole numbers from 0 to "
+            "2**63 - 1, one for each code"
         )
     checked = values.astype(np.int64)
+    if len(checked) and (values.min() < 0 or values.max() > np.iinfo(np.int64).max):
+        raise ArgumentError("ids are outside 0 to 2**63 - 1: give ids from that range")
     if (checked[1:] <= checked[:-1]).any():
         order = np.argsort(checked, kind="stable")
         checked, codes = checked[order], codes[order]
         repeated = np.flatnonzero(checked[1:] == checked[:-1])
         if len(repeated):
             raise ArgumentError(f"id {checked[repeated[0]]} stands twice: give each code its own id")
-    if len(checked) and (checked[0] < 0 or (values.dtype == np.uint64 and values.max() > np.iinfo(np.int64).max)):
-        raise ArgumentError("ids are outside 0 to 2**63 - 1: give ids from that range")
     return codes, checked
 
 
-def _whole(name: str, value: Any, low: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < low:
-        raise ArgumentError(f"{name} is {value!r}: give a whole number of {low} or more")
-    return int(value)
-
-
-@contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    """FAISS on `count` threads; its OpenMP may be torch's, so the count is put back."""
-    before = faiss.omp_get_max_threads()
-    if count is not None:
-        faiss.omp_set_num_threads(count)
-    try:
-        yield
-    finally:
-        faiss.omp_set_num_threads(before)
+def _whole_numbers(ids: npt.ArrayLike) -> Int64:
+    values = np.asarray(ids)
+    if not (np.issubdtype(values.dtype, np.integer) or values.size == 0):
+        raise ArgumentError(f"ids have type {values.dtype}: give whole numbers from 0 to 2**63 - 1")
+    if values.dtype == np.uint64 and values.size and values.max() > np.iinfo(np.int64).max:
+        raise ArgumentError("ids are outside 0 to 2**63 - 1: give ids from that range")
+    return values.astype(np.int64)

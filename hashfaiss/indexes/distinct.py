@@ -14,7 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from hashfaiss.codes import Codes, words
+from hashfaiss.errors import ArgumentError
 from hashfaiss.indexes.kind import Arrays, Int32, Int64, One, in_order, ranges
+from hashfaiss.indexes.saved import packed_ids
 
 FEW = 1024  # answers to one query that are arranged faster without numpy
 
@@ -61,8 +63,7 @@ class Distinct:
         """Which ids have which code; ids that each have a code of their own as (begins, lengths) of runs of them."""
         if self.starts is not None:
             return {"starts": self.starts, "ids": self.ids}
-        begins = np.flatnonzero(np.concatenate([np.ones(min(1, len(self.ids)), np.bool_), np.diff(self.ids) != 1]))
-        return {"runs": np.array([self.ids[begins], np.diff(np.append(begins, len(self.ids)))], np.int64)}
+        return {"runs": packed_ids(self.ids)}
 
     @classmethod
     def restore(cls, codes: Codes, ids: Int64, arrays: Arrays) -> Distinct:
@@ -88,6 +89,39 @@ class Distinct:
         if self.starts is None:
             return np.ones(len(positions), np.int64)
         return self.starts[positions + 1] - self.starts[positions]
+
+    @property
+    def least(self) -> Int64:
+        """The smallest id of each code: int64 (distinct,), ascending."""
+        return self.ids if self.starts is None else self.ids[self.starts[:-1]]
+
+    @cached_property
+    def _ascending(self) -> Int64 | None:
+        """The order in which ids ascend, where it is not theirs."""
+        return None if self.starts is None else np.argsort(self.ids)
+
+    def rows(self) -> tuple[Codes, Int64]:
+        """Codes (images, bytes) and ids (images,) of all images, by ascending id."""
+        order = self._ascending
+        return (self.codes, self.ids) if order is None else (self.codes[self.of_row()], self.ids[order])
+
+    def of_row(self) -> Int64:
+        """The position of each image's code, by ascending id: int64 (images,)."""
+        return self.of_code() if self._ascending is None else self.of_code()[self._ascending]
+
+    def codes_of(self, ids: Int64) -> Codes:
+        """The codes (n, bytes) of these ids.
+
+        Raises:
+            ArgumentError: there is no such id.
+        """
+        order = self._ascending
+        at = np.searchsorted(self.ids, ids, sorter=order)
+        rows = np.minimum(at, len(self.ids) - 1) if order is None else np.append(order, -1)[at]
+        missing = ids != self.ids[rows] if len(self.ids) else np.ones(len(ids), np.bool_)
+        if missing.any():
+            raise ArgumentError(f"the index has no id {ids[missing][0]}: give ids of its own")
+        return self.codes[rows if self.starts is None else np.searchsorted(self.starts, rows, side="right") - 1]
 
     def of_code(self) -> Int64:
         """The position of each image's code, in the order of `ids`: int64 (images,)."""

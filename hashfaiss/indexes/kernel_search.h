@@ -370,29 +370,3 @@ static void assign_all(const Work *work, const Py_buffer *codes, int count, int3
         }
     }
 }
-
-/* Adds to each query's counts; 0 where a group has no flag. */
-static int count_levels(const Work *work, const Py_buffer *codes, const int32_t *groups, const Py_buffer *relevant,
-                        const uint64_t *weights, uint64_t *counts)
-{
-    const int64_t levels = 64 * work->words + 1, n = relevant->shape[0], sets = relevant->shape[1];
-    int good = 1;
-    Piece piece;
-    for (int64_t at = 0; at < codes->shape[0]; at += piece.n) {
-        piece = cut(work, codes->buf, codes->shape[0], at, codes->shape[0], MANY);
-        for (int64_t q = 0; q < n; q++) {
-            const uint8_t *flags = (const uint8_t *)relevant->buf + q * sets;
-            uint64_t *both[] = {counts + 2 * q * levels, counts + (2 * q + 1) * levels};
-            work->path->distances(piece.at, piece.stride, piece.n, work->words, work->queries + q * work->words,
-                                  work->near);
-            for (int64_t i = 0; i < piece.n; i++) {
-                const int64_t group = groups[at + i];
-                if (group >= 0 && group < sets)
-                    both[flags[group] != 0][work->near[i]] += weights[at + i];
-                else
-                    good = 0;
-            }
-        }
-    }
-    return good;
-}

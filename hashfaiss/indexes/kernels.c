@@ -281,34 +281,6 @@ static PyObject *assign(PyObject *self, PyObject *args)
     return release(result, 4, views);
 }
 
-/* histogram(codes, groups, weights, queries, relevant, counts) */
-static PyObject *histogram(PyObject *self, PyObject *args)
-{
-    const Spec specs[] = {{"codes", 'u', 1, 2, 0}, {"groups", 'i', 4, 1, 0}, {"weights", 'i', 8, 1, 0},
-                          {"queries", 'u', 1, 2, 0}, {"relevant", 'u', 1, 2, 0}, {"counts", 'i', 8, 3, 1}};
-    Py_buffer views[6] = {{0}}, *codes = &views[0], *queries = &views[3], *relevant = &views[4], *counts = &views[5];
-    PyObject *result = NULL;
-    Work work;
-    (void)self;
-    if (!take_all(args, 0, specs, 6, views) || !of_width(queries, codes->shape[1]))
-        return release(NULL, 6, views);
-    const int64_t n = codes->shape[0], asked = queries->shape[0], levels = 64 * ((codes->shape[1] + 7) / 8) + 1;
-    if (check(views[1].shape[0] == n && views[2].shape[0] == n, "give each code a group and a weight")
-        && check(relevant->shape[0] == asked && counts->shape[0] == asked && counts->shape[1] == 2
-                     && counts->shape[2] == levels,
-                 "give each query a row of flags and of counts, 2 by 64 a word and 1")
-        && start(&work, queries, NULL)) {
-        int good;
-        Py_BEGIN_ALLOW_THREADS
-        good = count_levels(&work, codes, views[1].buf, relevant, views[2].buf, counts->buf);
-        finish(&work);
-        Py_END_ALLOW_THREADS
-        if (check(good, "give each code the number of a group that has a flag"))
-            Py_INCREF(Py_None), result = Py_None;
-    }
-    return release(result, 6, views);
-}
-
 /* ---- the module */
 
 static PyObject *names(PyObject *self, PyObject *none)
@@ -344,7 +316,6 @@ static PyMethodDef methods[] = {{"paths", names, METH_NOARGS, NULL},
                                 {"nearest", nearest, METH_VARARGS, NULL},
                                 {"within", within, METH_VARARGS, NULL},
                                 {"assign", assign, METH_VARARGS, NULL},
-                                {"histogram", histogram, METH_VARARGS, NULL},
                                 {NULL, NULL, 0, NULL}};
 
 static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "_kernels", NULL, -1, methods, NULL, NULL, NULL, NULL};

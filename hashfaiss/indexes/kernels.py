@@ -151,32 +151,6 @@ def assign(codes: Codes, centroids: Codes, threads: int = 1) -> tuple[Int32, Int
     return distances, numbers
 
 
-def histogram(
-    codes: Codes, groups: Int32, weights: Int64, queries: Codes, relevant: npt.NDArray[np.bool_], threads: int = 1
-) -> Int64:
-    """How many codes lie at each distance of each query, those that are relevant to it apart from the others.
-
-    Args:
-        codes: uint8 (n, bytes).
-        groups: int32 (n,), such as the number of a code's label set.
-        weights: int64 (n,), what each code counts.
-        queries: uint8 (queries, bytes).
-        relevant: bool (queries, groups).
-
-    Returns:
-        int64 (queries, 2, 8 bytes + 1), the relevant ones second.
-    """
-    words = (codes.shape[1] + 7) // 8
-    counts = np.zeros((len(queries), 2, 64 * words + 1), np.int64)
-    flags = relevant.view(np.uint8) if relevant.dtype == np.bool_ else relevant
-
-    def count(rows: slice) -> None:
-        _core.histogram(codes, groups, weights, queries[rows], flags[rows], counts[rows])
-
-    _shared(len(queries), threads, count)
-    return counts[:, :, : 8 * codes.shape[1] + 1]
-
-
 _pool: ThreadPoolExecutor | None = None
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import faiss
+
 from hashfaiss.errors import ArgumentError
 from hashfaiss.indexes.flat import Flat
 from hashfaiss.indexes.gpu import GpuFlat
@@ -42,3 +44,8 @@ def parse_kind(text: str, bits: int, distinct: int) -> Kind:
             raise ArgumentError(f"{key} was given twice to the {name} kind: give it once")
         values[key] = int(value)
     return KINDS[name](bits, distinct, values)
+
+
+def usable(kind: str) -> str:
+    """A kind as it can be made on this machine: without a GPU, flat answers as `gpu` does."""
+    return "flat" if kind.partition(":")[0] == "gpu" and not faiss.get_num_gpus() else kind

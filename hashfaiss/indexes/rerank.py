@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hashfaiss.codes import Codes, asymmetric_distances
+from hashfaiss.codes import Codes, asymmetric_distances, hamming, pack
 from hashfaiss.errors import ArgumentError
 from hashfaiss.indexes.answers import Answers
 from hashfaiss.indexes.code_index import CodeIndex
-from hashfaiss.indexes.kind import ranges
+from hashfaiss.indexes.distinct import Distinct
+from hashfaiss.indexes.kind import Int32, Int64, ranges
+from hashfaiss.indexes.snapshot import Snapshot
 
 
 def rerank(
@@ -38,25 +40,23 @@ def rerank(
     Raises:
         ArgumentError: as `CodeIndex.search` and `within`, and outputs of another shape or not finite.
     """
-    if outputs.shape != (len(queries), index.bits) or not np.isfinite(outputs).all():
-        raise ArgumentError(
-            f"outputs have shape {outputs.shape}: give {index.bits} finite outputs for each of {len(queries)} queries"
-        )
+    _check_outputs(outputs, len(queries), index.bits)
     if (k is None) == (radius is None):
         raise ArgumentError("give either k or radius")
+    now = index.now  # all of one answer is of the same codes
     if k is not None:
-        first = index.search(queries, k, exact)
+        first = now.search(queries, k, exact)
         radii, sure = [int(distances.max(initial=0)) for _, distances in first], first.exact
     else:
-        index.within(queries[:0], radius)  # type: ignore[arg-type]  # a wrong radius is told
+        now.within(queries[:0], radius)  # type: ignore[arg-type]  # a wrong radius is told
         radii, sure = [int(radius or 0)] * len(queries), np.ones(len(queries), np.bool_)
     rows = zip(queries, outputs, radii, sure.tolist(), strict=True)
-    parts = [_one(index, query[None], output, within, k, exact, certain) for query, output, within, certain in rows]
-    return Answers.join(parts) if parts else index.search(queries, 1)
+    parts = [_one(now, query[None], output, within, k, exact, certain) for query, output, within, certain in rows]
+    return Answers.join(parts) if parts else now.search(queries, 1)
 
 
 def _one(
-    index: CodeIndex,
+    index: Snapshot,
     query: Codes,
     output: npt.NDArray[np.floating[Any]],
     radius: int,
@@ -65,11 +65,47 @@ def _one(
     certain: bool,
 ) -> Answers:
     found, distinct = index.codes_within(query, radius, exact), index.distinct
+    certain &= bool(found.complete[0] >= min(radius, index.bits))
     by_code = asymmetric_distances(output, distinct.codes[found.positions], index.bits)
-    counts = distinct.lengths(found.positions)
-    starts = found.positions if distinct.starts is None else distinct.starts[found.positions]
-    scores, distances = np.repeat(by_code, counts), np.repeat(found.distances, counts)
+    return _ordered(distinct, found.positions, by_code, found.distances, k, certain)
+
+
+def nearest_by_outputs(index: CodeIndex, outputs: npt.NDArray[np.floating[Any]], k: int) -> Answers:
+    """The k images of least (asymmetric distance, Hamming distance, id): all codes are compared, so it is exact.
+
+    For outputs (n, K) that are not those of one image: where two images that are asked with together differ, or one is
+    to be stayed away from, bits weigh little, and who is near the signs is not yet near.
+
+    Raises:
+        ArgumentError: outputs of another shape or not finite, or a k below 1.
+    """
+    now = index.now
+    _check_outputs(outputs, len(outputs), now.bits)
+    now.search(pack(outputs[:0]), k)  # a wrong k is told
+    parts = []
+    for output in outputs:
+        scores, positions = asymmetric_distances(output, now.distinct.codes, now.bits), np.arange(len(now.distinct))
+        if k < len(scores):
+            positions = np.flatnonzero(scores <= np.partition(scores, k - 1)[k - 1])
+        distances = hamming(pack(output[None]), now.distinct.codes[positions])[0].astype(np.int32)
+        parts.append(_ordered(now.distinct, positions, scores[positions], distances, k, True))
+    return Answers.join(parts) if parts else now.search(pack(outputs), k)
+
+
+def _check_outputs(outputs: npt.NDArray[np.floating[Any]], queries: int, bits: int) -> None:
+    if outputs.shape != (queries, bits) or not np.isfinite(outputs).all():
+        raise ArgumentError(
+            f"outputs have shape {outputs.shape}: give {bits} finite outputs for each of {queries} queries"
+        )
+
+
+def _ordered(
+    distinct: Distinct, positions: Int64, scores: npt.NDArray[np.float64], near: Int32, k: int | None, certain: bool
+) -> Answers:
+    """The images that have the codes at `positions`, by (score, distance, id), the first k."""
+    counts = distinct.lengths(positions)
+    starts = positions if distinct.starts is None else distinct.starts[positions]
+    scores, distances = np.repeat(scores, counts), np.repeat(near, counts)
     ids = distinct.ids[ranges(starts, counts)]
     order = np.lexsort((ids, distances, scores))[:k]
-    certain &= bool(found.complete[0] >= min(radius, index.bits))
     return Answers(np.array([0, len(order)]), ids[order], distances[order], np.array([certain]), scores[order])

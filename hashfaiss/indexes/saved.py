@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from hashfaiss.errors import CorruptIndexError
-from hashfaiss.indexes.kind import Arrays
+from hashfaiss.errors import CorruptIndexError, HashfaissError
+from hashfaiss.files import large_digest, write_atomic
+from hashfaiss.indexes.kind import Arrays, Int64, ranges
 
 Bytes = npt.NDArray[np.uint8]
 
 MAGIC = b"hfindex1"
 ALIGN = 64
+FILE_MAGIC = b"hfcodes1"  # then the digest, zeros up to ALIGN, and what `join_arrays` made
 
 
 def join_arrays(arrays: Arrays) -> bytes:
@@ -53,3 +58,58 @@ def split_arrays(data: Bytes) -> dict[str, npt.NDArray[np.generic]]:
     except (ValueError, TypeError, KeyError, IndexError):
         raise CorruptIndexError("the index file is not one of hashfaiss: delete it, it is rebuilt") from None
     return arrays
+
+
+def packed_ids(ids: Int64) -> Int64:
+    """Ascending ids as runs (2, runs): where each begins, and how many follow one another."""
+    begins = np.flatnonzero(np.concatenate([np.ones(min(1, len(ids)), np.bool_), np.diff(ids) != 1]))
+    return np.array([ids[begins], np.diff(np.append(begins, len(ids)))], np.int64)
+
+
+def unpacked_ids(runs: npt.NDArray[np.generic], most: int = 1 << 48) -> Int64:
+    """The ids of `packed_ids`; ValueError if these are no runs, or of more than `most` ids."""
+    begins, lengths = runs.astype(np.int64, copy=False).reshape(2, -1)
+    if (lengths < 0).any() or sum(lengths.tolist()) > most:
+        raise ValueError("runs")
+    return ranges(begins, lengths)
+
+
+def write_file(path: str | os.PathLike[str], about: dict[str, Any], arrays: Arrays) -> None:
+    """Write arrays and plain values as one file, whole or not at all; HashfaissError if it cannot be."""
+    words = np.frombuffer(json.dumps(about).encode(), np.uint8)
+    data = join_arrays({"about": words, **arrays})
+    head = FILE_MAGIC + bytes.fromhex(large_digest(data))
+    try:
+        write_atomic(Path(path), head.ljust(ALIGN, b"\0") + data)
+    except OSError as error:
+        raise HashfaissError(f"cannot write {os.fspath(path)!r}: {error.strerror or error}") from None
+
+
+def read_file(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Arrays]:
+    """What `write_file` wrote.
+
+    Raises:
+        HashfaissError: there is no such file, or it is something else.
+        CorruptIndexError: a byte was altered.
+    """
+    name = os.fspath(path)
+    try:
+        data = np.fromfile(path, np.uint8)
+    except OSError as error:
+        if os.path.isdir(path):
+            raise HashfaissError(f"{name!r} is a folder: open an index of images with ImageIndex.open") from None
+        raise HashfaissError(f"cannot read {name!r}: {error.strerror or error}") from None
+    if data[:8].tobytes() != FILE_MAGIC:
+        known = data[:2].tobytes() == b"IB"
+        fix = "read FAISS's own with CodeIndex.of" if known else "give one that CodeIndex.save wrote"
+        raise HashfaissError(f"{name!r} is no file of codes: {fix}")
+    if large_digest(data[ALIGN:].data) != data[8:40].tobytes().hex() or data[40:ALIGN].any():
+        raise CorruptIndexError(f"{name!r} is damaged: restore it from a copy")
+    try:
+        arrays = split_arrays(data[ALIGN:])
+        about = json.loads(arrays.pop("about").tobytes())
+        if not isinstance(about, dict):
+            raise ValueError
+    except (CorruptIndexError, KeyError, ValueError):
+        raise CorruptIndexError(f"{name!r} is damaged: restore it from a copy") from None
+    return about, arrays

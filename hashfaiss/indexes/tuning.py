@@ -26,6 +26,7 @@ from hashfaiss.indexes.trials import SPEED_AT, Sample, Trial, unlike
 from hashfaiss.indexes.trust import Trust
 
 FLAT_UP_TO = 50_000  # distinct codes that a flat scan compares in less than other kinds take to start
+MEASURE_AGAIN = 2  # `auto` measures again when there are this many times as many codes
 GRAPH_UP_TO = 200_000  # distinct codes of which a graph is built in reasonable time
 RECALL = 0.99
 QUERIES = 1000  # in each of two samples,

@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict
 
 import numpy as np
 import numpy.typing as npt
 
-from hashfaiss.codes import Codes
+from hashfaiss.codes import Codes, code_bytes, pack, unpack
 from hashfaiss.errors import ArgumentError, ImageError
-from hashfaiss.indexes import Answers
-from hashfaiss.library.hits import Hit, Hits
+from hashfaiss.indexes import Answers, CodeIndex, nearest_by_outputs, rerank
+from hashfaiss.library.hits import Hits
+from hashfaiss.library.queries import HitOf, Queries
 from hashfaiss.wording import composed
 
 if TYPE_CHECKING:
-    from hashfaiss.encoding.encoder import Encoder
     from hashfaiss.encoding.items import Batch, Item
     from hashfaiss.storage.store import CodeStore
 
 QUERY_BATCH = 32
 LABELS_NAMED = 10  # in an error
 Outputs = npt.NDArray[np.float32]
-HitOf = Callable[[int, int, float | None], Hit]  # id, distance, score → hit
+UNLIKE = 0.5  # what an image to stay away from weighs beside those to be near
 
 
 class How(TypedDict, total=False):
@@ -91,10 +91,110 @@ class Search(NamedTuple):
 
     search: Callable[[Codes, Outputs | None], Answers]
     outputs: bool
+    bits: int
 
 
-def stream_hits(encoder: Encoder, hit: HitOf, images: Any, search: Search) -> Iterator[Hits | ImageError]:
-    """Hits for each image, or why it cannot be read, in their order."""
+def check_how(how: How) -> None:
+    """ArgumentError for a way to search that there is not."""
+    if unknown := how.keys() - How.__annotations__:
+        raise ArgumentError(f"{min(unknown)!r} is no way to search: give {', '.join(How.__annotations__)}")
+    order = how.get("rerank")
+    if order not in (None, "asymmetric"):
+        raise ArgumentError(f"rerank is {order!r}: give 'asymmetric', or leave it out")
+
+
+def searcher(codes: CodeIndex, asked: dict[str, Any], how: How, combined: bool = False) -> Search:
+    """What answers a batch of queries among `codes`; ArgumentError for a wrong k or radius.
+
+    Args:
+        asked: the k or the radius.
+        combined: the outputs are not those of one image, and nobody need be near their signs.
+    """
+    exact, outputs = how.get("exact", True), combined or how.get("rerank") is not None
+
+    def search(queries: Codes, outputs: Outputs | None) -> Answers:
+        if outputs is None:
+            return (codes.search if "k" in asked else codes.within)(queries, exact=exact, **asked)
+        if combined and "k" in asked:
+            return nearest_by_outputs(codes, outputs, **asked)
+        return rerank(codes, queries, outputs, exact=exact, **asked)
+
+    search(np.empty((0, code_bytes(codes.bits)), np.uint8), None)
+    return Search(search, outputs, codes.bits)
+
+
+def as_list(images: Any) -> list[Any]:
+    """Several images, or one."""
+    return list(images) if isinstance(images, (list, tuple)) else [images]
+
+
+def stream_hits(queries: Queries, images: Iterable[Any], search: Search) -> Iterator[Hits | ImageError]:
+    """Hits for each image, or why it cannot be read, in their order. What is stored needs no network."""
+    for stored, part in queries.parts(images):
+        if not stored:
+            yield from _encoded_hits(queries, part, search)
+            continue
+        for known in part:
+            outputs = _signs(known.code, search.bits) if search.outputs else None
+            answers = search.search(known.code, outputs)
+            yield _hits_of(queries.hit, known.path, answers, 0)
+
+
+def combined_hits(queries: Queries, images: list[Any], unlike: list[Any], search: Search) -> Hits:
+    """Hits for all `images` together, away from `unlike`.
+
+    Raises:
+        ImageError: one of them cannot be read.
+        ArgumentError: there are no images to be like.
+    """
+    if not images:
+        raise ArgumentError("there is no image to be like: give one, or several")
+    named = [list(_outputs(queries, some, search.bits)) for some in (images, unlike)]
+    wanted, away = (np.array([output for _, output in some], np.float32).reshape(-1, search.bits) for some in named)
+    outputs = combine_outputs(wanted, away)[None]
+    like, not_like = ([path or "(in memory)" for path, _ in some] for some in named)
+    asked = " - ".join([" + ".join(like), *not_like])
+    return _hits_of(queries.hit, asked, search.search(pack(outputs), outputs), 0)
+
+
+def combine_outputs(images: Outputs, unlike: Outputs) -> Outputs:
+    """One query's outputs (K,): the mean of those of `images` (n, K), less half the mean of those of `unlike` (m, K).
+
+    Each image's outputs count in units of their mean size, so that none weighs more for being surer, and stored codes,
+    which are +-1, are like any other. Half, because what images and `unlike` have in common is still asked for.
+    """
+    combined: Outputs = _in_units(images).mean(axis=0)
+    if len(unlike):
+        combined -= np.float32(UNLIKE) * _in_units(unlike).mean(axis=0)
+    return combined
+
+
+def _in_units(outputs: Outputs) -> Outputs:
+    size: Outputs = np.maximum(np.abs(outputs).mean(axis=1, keepdims=True), np.finfo(np.float32).tiny)
+    return outputs / size
+
+
+def _signs(code: Codes, bits: int) -> Outputs:
+    return unpack(code, bits).astype(np.float32)
+
+
+def _outputs(queries: Queries, images: list[Any], bits: int) -> Iterator[tuple[str | None, Outputs]]:
+    """The path and outputs (K,) of each image; those of a stored one are its signs."""
+    from hashfaiss.encoding.items import as_items
+    from hashfaiss.encoding.pipeline import encode_stream
+
+    for stored, part in queries.parts(images):
+        if stored:
+            yield from ((known.path, _signs(known.code, bits)[0]) for known in part)
+            continue
+        for batch in encode_stream(queries.encoder(), as_items(part), batch_size=QUERY_BATCH, outputs=True):
+            for item, reason in batch.skipped:
+                raise ImageError(item.path, reason)
+            assert batch.outputs is not None
+            yield from ((item.path, output) for item, output in zip(batch.items, batch.outputs, strict=True))
+
+
+def _encoded_hits(queries: Queries, images: Any, search: Search) -> Iterator[Hits | ImageError]:
     from hashfaiss.encoding.items import as_items
     from hashfaiss.encoding.pipeline import encode_stream
 
@@ -105,8 +205,8 @@ def stream_hits(encoder: Encoder, hit: HitOf, images: Any, search: Search) -> It
             asked.append(item)
             yield item
 
-    for batch in encode_stream(encoder, items(), batch_size=QUERY_BATCH, outputs=search.outputs):
-        yield from _hits(hit, batch, search.search(batch.codes, batch.outputs), asked)
+    for batch in encode_stream(queries.encoder(), items(), batch_size=QUERY_BATCH, outputs=search.outputs):
+        yield from _hits(queries.hit, batch, search.search(batch.codes, batch.outputs), asked)
 
 
 def _hits(hit: HitOf, batch: Batch, answers: Answers, asked: deque[Item]) -> Iterator[Hits | ImageError]:
@@ -118,8 +218,11 @@ def _hits(hit: HitOf, batch: Batch, answers: Answers, asked: deque[Item]) -> Ite
         if id(item) in reasons:
             yield ImageError(item.path, reasons[id(item)])
             continue
-        number = next(numbers)
-        part = slice(*answers.offsets[number : number + 2].tolist())
-        ids, distances = answers.ids[part].tolist(), answers.distances[part].tolist()
-        scores = [None] * len(ids) if answers.scores is None else answers.scores[part].tolist()
-        yield Hits(item.path, bool(answers.exact[number]), tuple(map(hit, ids, distances, scores)))
+        yield _hits_of(hit, item.path, answers, next(numbers))
+
+
+def _hits_of(hit: HitOf, path: str | None, answers: Answers, number: int) -> Hits:
+    part = slice(*answers.offsets[number : number + 2].tolist())
+    ids, distances = answers.ids[part].tolist(), answers.distances[part].tolist()
+    scores = [None] * len(ids) if answers.scores is None else answers.scores[part].tolist()
+    return Hits(path, bool(answers.exact[number]), tuple(map(hit, ids, distances, scores)))

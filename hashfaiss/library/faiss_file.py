@@ -5,15 +5,15 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
-import faiss
 import numpy as np
 import numpy.typing as npt
 
 from hashfaiss.errors import CorruptIndexError, IndexFolderError
 from hashfaiss.files import large_digest, write_atomic
-from hashfaiss.indexes import CodeIndex, Tuning, changes
+from hashfaiss.indexes import CodeIndex, Tuning, beside, changes
+from hashfaiss.indexes.kinds import usable
 from hashfaiss.indexes.trust import Trust
-from hashfaiss.indexes.tuning import FLAT_UP_TO, Notice
+from hashfaiss.indexes.tuning import FLAT_UP_TO, MEASURE_AGAIN, Notice
 from hashfaiss.storage.paths import Int64
 from hashfaiss.storage.store import CodeStore, StoreWriter
 
@@ -22,13 +22,6 @@ Bytes = npt.NDArray[np.uint8]
 # A file from this size on is not read but mapped: it costs no memory of its own, and all processes that search share
 # it. It must then not be changed in place (a process that looks at a page that is gone dies), which nothing here does.
 MAPPED = 1 << 26
-MEASURE_AGAIN = 2  # `auto` measures again when there are this many times as many images
-# An index of so many images is not built anew for what came since, which lies beside it, until that is more than so
-# many and a hundredth of them (10,000 are scanned in 5 us a query); nor for what is gone, as far as each query may well
-# ask for so many more.
-BESIDE = 10_000
-BESIDE_SHARE = 100
-GONE = 256
 
 
 def check_manifest(store: CodeStore) -> None:
@@ -79,9 +72,9 @@ def load_codes(store: CodeStore) -> CodeIndex:
     data = read_faiss(store)
     if data is not None:
         with contextlib.suppress(CorruptIndexError):
-            if not _current(store) and changes(data, ids)[1] > GONE:
+            if not _current(store) and changes(data, ids)[1] > beside.GONE:
                 raise CorruptIndexError("too much is gone since the FAISS index was built")
-            loaded = CodeIndex.load(data, codes, ids, store.bits, usable(store.manifest["index"]["kind"]))
+            loaded = CodeIndex.restore(data, codes, ids, store.bits, usable(store.manifest["index"]["kind"]))
             return _trusting(loaded, store)
     kind = store.manifest["kind"]
     if kind == "auto":
@@ -110,13 +103,7 @@ def _serves(data: Bytes, ids: Int64) -> bool:
         came, gone = changes(data, ids)
     except CorruptIndexError:
         return False
-    built = len(ids) - came + gone
-    return came == gone == 0 or (built >= BESIDE and came <= max(BESIDE, built // BESIDE_SHARE) and gone <= GONE)
-
-
-def usable(kind: str) -> str:
-    """A kind as it can be made on this machine: without a GPU, flat answers as `gpu` does."""
-    return "flat" if kind.partition(":")[0] == "gpu" and not faiss.get_num_gpus() else kind
+    return beside.serves(len(ids) - came + gone, came, gone)
 
 
 def commit_faiss(writer: StoreWriter, kind: str | None) -> None:

@@ -7,19 +7,21 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack, overload
 
-from hashfaiss.codes import Codes
 from hashfaiss.errors import (
     ArgumentError,
     CorruptIndexError,
     ImageError,
     ModelError,
 )
-from hashfaiss.indexes import Answers, CodeIndex, Tuning, kernels, near_groups, parse_kind, rerank
-from hashfaiss.indexes.tuning import FLAT_UP_TO, RECALL, Notice
-from hashfaiss.library.answering import How, Outputs, Search, Wanted, stream_hits
+from hashfaiss.indexes import CodeIndex, Tuning, parse_kind
+from hashfaiss.indexes.tuning import RECALL, Notice
+from hashfaiss.library.answering import How, Search, Wanted, as_list, check_how, combined_hits, searcher, stream_hits
+from hashfaiss.library.facts import describe
 from hashfaiss.library.faiss_file import check_manifest, load_codes, read_faiss, tune_faiss
 from hashfaiss.library.hits import Hit, Hits, of_different_files
 from hashfaiss.library.known import images_trouble
+from hashfaiss.library.near_images import Among, near_images
+from hashfaiss.library.queries import Queries
 from hashfaiss.library.sync import BuildReport, Looking, build, check_encoder, check_images, remove
 from hashfaiss.storage.manifest import MANIFEST
 from hashfaiss.storage.store import CodeStore
@@ -31,8 +33,8 @@ if TYPE_CHECKING:
     from hashfaiss.encoding.items import Images
     from hashfaiss.library.sync import LabelsOf, Progress
 
-    One = str | os.PathLike[str] | Image
-    Many = list[str] | list[Path] | list[Image] | tuple[One, ...]
+    One = str | os.PathLike[str] | Image | int
+    Many = list[str] | list[Path] | list[Image] | list[int] | tuple[One, ...]
 
 
 ENCODER = "encoder.pt"
@@ -139,7 +141,10 @@ class ImageIndex:
         try:
             encoder = Encoder.load(self.path / ENCODER, self._device)
         except ModelError as error:
-            raise CorruptIndexError(f"the index's encoder cannot be used: {error}") from None
+            raise CorruptIndexError(
+                f"the index's encoder cannot be used: {error}; a copy of it, given to `hashfaiss build` as --model, "
+                "mends this; without one, delete the index folder and build again"
+            ) from None
         if encoder.identity != self.store.manifest["encoder"]["identity"]:
             raise CorruptIndexError(
                 f"{str(self.path / ENCODER)!r} is not the encoder that made the codes: restore it from a copy, or "
@@ -171,45 +176,7 @@ class ImageIndex:
 
     def info(self) -> dict[str, Any]:
         """What the index holds and how it is searched, as plain values."""
-        kind, manifest = self.codes.kind, self.store.manifest
-        abilities = kind.abilities
-        return {
-            "images": len(self),
-            "distinct_codes": len(self.codes.distinct),
-            "bits": self.bits,
-            "labels": len(self.store.labels()),
-            "method": manifest["encoder"]["method"],
-            "encoder": manifest["encoder"]["identity"],
-            "kind": str(kind),
-            "why": self._why(),
-            "kernels": kernels.available() or "none: FAISS",
-            "search": f"{abilities.summary}; {abilities.guarantee}",
-            "answers": self._answers(),
-            "exact": abilities.exact,
-            "radius": abilities.radius,
-            "filters": abilities.filter,
-            "removal": abilities.removal,
-            "bytes_per_code": f"{kind.held_bytes / max(1, len(self.codes.distinct)):.1f} "
-            f"({abilities.bytes_per_code.replace('W', str(kind.width))})",
-            "generation": manifest["generation"],
-            "segments": len(manifest["segments"]),
-        }
-
-    def _answers(self) -> str:
-        """What a person's query is answered with, and why."""
-        said = "exact by default, as encoding an image takes longer than proving its answer; approximate if asked"
-        if self.codes.trust is None:
-            return f"{said}, as the kind's probes find them"
-        return (
-            f"{said}, tuned for up to {self.codes.trust.most:,} nearest: exact beyond these, and where answers are far"
-        )
-
-    def _why(self) -> str:
-        """Why FAISS's kind is what it is."""
-        why: str = (self.store.manifest.get("index") or {}).get("why", "")
-        if why or self.store.manifest["kind"] != "auto":
-            return why or "asked for"
-        return f"auto: at most {FLAT_UP_TO:,} distinct codes"
+        return describe(self.store, self.codes)
 
     def refresh(self) -> None:
         """Take up the generation committed last."""
@@ -230,14 +197,16 @@ class ImageIndex:
     @overload
     def query(self, images: Many, k: int = 10, **how: Unpack[How]) -> list[Hits]: ...
     def query(self, images: One | Many, k: int = 10, **how: Unpack[How]) -> Hits | list[Hits]:
-        """The k images nearest to one image (a path or Pillow image), or to each of several: certified exact.
+        """The k images nearest to one image, or to each of several: certified exact.
 
         Args:
+            images: a path, a Pillow image, or the id of an image of the index, which is asked with its stored code; so
+                is the path of one whose file is gone.
             how: see `How`; `exact=False` is for batches and very large indexes.
 
         Raises:
             ImageError: a query cannot be read.
-            ArgumentError: `k` is below 1, or no image of the index is what `how` asks for.
+            ArgumentError: `k` is below 1, or no image of the index is what `how` asks for, or has such an id.
         """
         return self._answer(images, self._searcher({"k": k}, how))
 
@@ -249,6 +218,32 @@ class ImageIndex:
         """All images within Hamming distance `radius` of one image, or of each of several: exact, as `query`."""
         return self._answer(images, self._searcher({"radius": radius}, how))
 
+    def combined(
+        self,
+        images: One | Many,
+        unlike: One | Many = (),
+        k: int | None = None,
+        radius: int | None = None,
+        **how: Unpack[How],
+    ) -> Hits:
+        """The images nearest to several together, and away from those they shall be unlike: see `combine_outputs`.
+
+        Hits are ordered by the asymmetric distance from what comes of it (see `hashfaiss.indexes.rerank`): the k of
+        least (default 10) of all there are, or those within Hamming distance `radius` of its signs.
+
+        Args:
+            images, unlike: as for `query`.
+
+        Raises:
+            ImageError: one of them cannot be read.
+            ArgumentError: as `query`, and no image to be like.
+        """
+        if k is not None and radius is not None:
+            raise ArgumentError("give either k or radius")
+        asked: dict[str, Any] = {"radius": radius} if radius is not None else {"k": 10 if k is None else k}
+        search = self._searcher(asked, how, combined=True)
+        return combined_hits(self._queries(), as_list(images), as_list(unlike), search)
+
     def stream(
         self, images: Iterable[One], k: int | None = None, radius: int | None = None, **how: Unpack[How]
     ) -> Iterator[Hits | ImageError]:
@@ -256,24 +251,15 @@ class ImageIndex:
         if (k is None) == (radius is None):
             raise ArgumentError("give either k or radius")
         asked = {"k": k} if k is not None else {"radius": radius}
-        return stream_hits(self.encoder, self.hit, images, self._searcher(asked, how))
+        return stream_hits(self._queries(), images, self._searcher(asked, how))
 
-    def _searcher(self, asked: dict[str, Any], how: How) -> Search:
+    def _queries(self) -> Queries:
+        return Queries(self.store, lambda: self.encoder, lambda: self.codes, self.hit)
+
+    def _searcher(self, asked: dict[str, Any], how: How, combined: bool = False) -> Search:
         """What answers a batch of queries; wrong arguments are told before any image is read."""
-        if unknown := how.keys() - How.__annotations__:
-            raise ArgumentError(f"{min(unknown)!r} is no way to search: give {', '.join(How.__annotations__)}")
-        order = how.get("rerank")
-        if order not in (None, "asymmetric"):
-            raise ArgumentError(f"rerank is {order!r}: give 'asymmetric', or leave it out")
-        codes, exact = self._among(Wanted.of(how)), how.get("exact", True)
-
-        def search(queries: Codes, outputs: Outputs | None) -> Answers:
-            if outputs is not None:
-                return rerank(codes, queries, outputs, exact=exact, **asked)
-            return (codes.search if "k" in asked else codes.within)(queries, exact=exact, **asked)
-
-        search(self.encoder.no_codes(), None)
-        return Search(search, order is not None)
+        check_how(how)
+        return searcher(self._among(Wanted.of(how)), asked, how, combined)
 
     def _among(self, wanted: Wanted) -> CodeIndex:
         """The codes of the images that are asked for; those of the last filter are kept."""
@@ -286,27 +272,32 @@ class ImageIndex:
 
     def _answer(self, images: One | Many, search: Search) -> Hits | list[Hits]:
         answers: list[Hits] = []
-        several = isinstance(images, (list, tuple))
-        for result in stream_hits(self.encoder, self.hit, images if several else [images], search):
+        for result in stream_hits(self._queries(), as_list(images), search):
             if isinstance(result, ImageError):
                 raise result
             answers.append(result)
-        return answers if several else answers[0]
+        return answers if isinstance(images, (list, tuple)) else answers[0]
 
     def hit(self, image_id: int, distance: int, score: float | None = None) -> Hit:
         """The image of an id the codes were searched for."""
         row = self.store.row(image_id)
         return Hit(self.store.full_path(row), distance, row.labels, image_id, score)
 
-    def duplicates(self, radius: int = 0, progress: Progress | None = None) -> Iterator[tuple[Hit, ...]]:
+    def duplicates(
+        self, radius: int = 0, progress: Progress | None = None, **among: Unpack[Among]
+    ) -> Iterator[tuple[Hit, ...]]:
         """Groups of images whose codes lie within `radius` of each other, directly or through others.
 
         A hit's distance is that of its code from the group's first image. A file that has several names comes once.
 
         Args:
             progress: called with (distinct codes compared, distinct codes).
+            among: other links, or only across two folders, or near a folder's images: see `Among`.
+
+        Raises:
+            ArgumentError: a radius outside 0 to K, or what `near_images` tells.
         """
-        for ids, distances in near_groups(self.codes, radius, progress):
+        for ids, distances in near_images(self.store, self.codes, radius, among, progress):
             group = of_different_files(map(self.hit, ids.tolist(), distances.tolist()))
             if len(group) > 1:
                 yield group

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
+from contextlib import redirect_stdout
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -95,7 +96,8 @@ def _download(name: str) -> dict[str, Tensor]:
     if name not in published:
         raise ModelError(f"there are no ImageNet weights for {name}: give --weights none, or a file")
     try:
-        state: dict[str, Tensor] = published[name].get_state_dict(progress=sys.stderr.isatty(), check_hash=True)
+        with redirect_stdout(sys.stderr):  # torch says "Downloading" where results are awaited
+            state: dict[str, Tensor] = published[name].get_state_dict(progress=sys.stderr.isatty(), check_hash=True)
     except (OSError, RuntimeError) as error:
         raise ModelError(
             f"the ImageNet weights of {name} could not be downloaded ({error}): give the path of a file with them, "

@@ -19,7 +19,7 @@ from hashfaiss.train.data import TrainingData, empty
 from hashfaiss.train.progress import Clock
 from hashfaiss.train.settings import PRECISIONS, Settings
 
-TOGETHER = 4096  # features that a head takes at once
+TOGETHER = 1 << 26  # bytes of features that a head takes at once: maps under attention are large
 Compute = Callable[[Tensor], Tensor]
 
 
@@ -35,8 +35,9 @@ class Frozen:
         if not len(self.validation):
             return None
         network.eval()
+        size = max(1, TOGETHER // self.validation[0].nbytes)
         with torch.no_grad():
-            outputs = torch.cat([network.head(part.to(device)) for part in torch.split(self.validation, TOGETHER)])
+            outputs = torch.cat([network.head(part.to(device)) for part in torch.split(self.validation, size)])
         codes: Codes = pack_tensor(outputs).cpu().numpy()
         return codes
 

@@ -20,7 +20,7 @@ from hashfaiss.codes import pack_tensor
 from hashfaiss.encoding.encoder import Encoder
 from hashfaiss.encoding.learned import LearnedCodes
 from hashfaiss.errors import DivergedError, ModelError, TrainingError
-from hashfaiss.images.labels import labelled_images
+from hashfaiss.images.labels import labelled_files, labelled_images
 from hashfaiss.networks import NETWORKS
 from hashfaiss.networks.weights import licence_trouble, load_weights, weights_identity
 from hashfaiss.train.budget import LENGTH, fit_into_minutes
@@ -113,14 +113,14 @@ def _learn(
                 f"{str(folder)!r} holds a training of {state['settings']['method']!r}, which {settings.method} "
                 "cannot continue: train without resume to give it up"
             )
-        data = _read_images(settings, tell)
+        data = _read_images(settings, tell, say)
         with writing(folder):
             return fit_shallow(settings, data, folder, tell)
     network: Any = NETWORKS[settings.network](**settings.network_arguments)
     if state is None:
         for backbone in network.backbones:
             load_weights(backbone, settings.weights)
-    data = _read_images(settings, tell)
+    data = _read_images(settings, tell, say)
     device = torch.device(settings.device)
     network = network.to(device).to(memory_format=torch.channels_last)  # a tenth faster on CPUs; for tensor cores
     if settings.minutes is not None:
@@ -155,9 +155,11 @@ def _decided(
     return replace(settings, **{name: begun[name] for name in (*LENGTH, "finetune") if name in begun})
 
 
-def _read_images(settings: Settings, tell: Callable[[Progress], None]) -> TrainingData:
+def _read_images(settings: Settings, tell: Callable[[Progress], None], say: Callable[[str], None]) -> TrainingData:
     needed = method_class(settings.method).about.supervision != "none"
     images = labelled_images(settings.images, settings.labels, needed)
+    if not needed and any(labels for _, labels in labelled_files(settings.images, settings.labels)):
+        say(f"{settings.method} learns from no labels: those that these images have are ignored")
     check_training_set(images, settings)
     done = 0
 

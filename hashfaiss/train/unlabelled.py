@@ -49,7 +49,7 @@ def fit_to_folder(
 
     Args:
         folder: of images; what names its folders have does not matter.
-        bits: K; of fewer than K + 1 different images, the largest of 32, 16 and 8 that they allow.
+        bits: K; of fewer than K + 1 different images, the largest power of two that they allow, 8 at least.
         labels: a label file, of which the images it lists are taken and no label.
         sample: images it is fitted to at most, drawn with `seed`.
         device, precision: see `Encoder.load`; with several devices, the first looks at the images.
@@ -73,7 +73,7 @@ def fit_to_folder(
             f"{os.fspath(folder)!r} holds {count} image{'s' * (count != 1)} that can be read{reason}: fitting a model "
             f"to images without labels takes {LEAST} or more; give more, or a model with --model"
         )
-    method = ITQ(torch.zeros(count, 0), next((fewer for fewer in (bits, 32, 16, 8) if fewer < different), 8))
+    method = ITQ(torch.zeros(count, 0), _bits_that_fit(bits, different))
     try:
         tensors = method.fit(features, torch.Generator().manual_seed(seed))
     except ArgumentError as error:  # images that are all alike
@@ -93,6 +93,11 @@ def fit_to_folder(
     }
     encoder.remembered = _clear_codes(network.hash_features(features), digests)
     return encoder
+
+
+def _bits_that_fit(bits: int, different: int) -> int:
+    """K, or where so many images do not span as many directions, the largest power of two below their number."""
+    return bits if bits < different else 1 << max(3, (different - 1).bit_length() - 1)
 
 
 def _encoder(backbone: Backbone, bits: int, files: list[ImageFile], device: str, precision: str) -> Encoder:

@@ -182,6 +182,21 @@ def test_query_among_some_exactly_and_reranked(here: Path, photos: Path) -> None
     assert f"{scores[-1]:.3f}" in table
 
 
+def test_query_by_id_and_with_several_images_at_once(here: Path, photos: Path) -> None:
+    cat, dog, at = str(photos / "cat/0.jpg"), str(photos / "dog/0.jpg"), ["--index", "photos.index", "--json"]
+    number = json.loads(run("query", cat, *at, "-k", "1"))["id"]
+    by_id = json.loads(run("query", "--id", str(number), *at, "-k", "1"))
+    assert (by_id["id"], by_id["distance"], by_id["query"]) == (number, 0, cat)
+    both = [json.loads(line) for line in run("query", cat, dog, *at, "-k", "3").splitlines()]
+    assert [hit["query"] for hit in both] == [cat] * 3 + [dog] * 3  # one by one
+    together = [json.loads(line) for line in run("query", cat, dog, *at, "-k", "3", "--combine").splitlines()]
+    assert [hit["query"] for hit in together] == [f"{cat} + {dog}"] * 3
+    away = run("query", cat, "--not", dog, "--not", str(photos / "bird/0.jpg"), "--index", "photos.index")
+    assert "photos/cat/0.jpg - photos/dog/0.jpg - photos/bird/0.jpg: 10 hits, certified exact" in away
+    assert "nothing to ask with" in run("query", "--index", "photos.index", code=2)
+    assert "gone.jpg" in run("query", cat, "--not", "gone.jpg", "--index", "photos.index", code=1)
+
+
 def test_query_is_exact_unless_asked_otherwise(here: Path, photos: Path) -> None:
     run("build", "--model", "model.pt", "--images", str(photos), "--index", "photos.index", "--kind", "hash:b=12")
     asked = [str(photos / "cat/0.jpg"), "--index", "photos.index"]
@@ -205,6 +220,19 @@ def test_duplicates_are_listed_by_group(here: Path, photos: Path) -> None:
     assert "1 group of 13 images within distance 20" in table
     told = run("duplicates", "--index", "photos.index", "--radius", "21", code=2)
     assert "radius is 21: give a whole number from 0 to 20" in told
+
+
+def test_duplicates_across_folders_and_near_one(here: Path, photos: Path) -> None:
+    (photos / "dog/copy.jpg").write_bytes((photos / "cat/2.jpg").read_bytes())
+    run("build", "--model", "model.pt", "--images", str(photos), "--index", "photos.index")
+    asked = ["duplicates", "--index", "photos.index", "--json"]
+    for how in (["--between", str(photos / "cat"), str(photos / "dog")], ["--reference", str(photos / "cat")]):
+        lines = [json.loads(line) for line in run(*asked, *how, "--radius", "0").splitlines()]
+        groups = [{Path(image["path"]).name for image in line["images"]} for line in lines]
+        assert any({"2.jpg", "copy.jpg"} <= group for group in groups)
+    assert run(*asked, "--link", "complete", "--radius", "20") == run(*asked, "--radius", "20")
+    assert "link is 'x': give chain or complete" in run(*asked, "--link", "x", code=2)
+    assert "no image below 'cow'" in run(*asked, "--reference", "cow", code=2)
 
 
 def test_duplicates_are_drawn_as_a_page_beside_what_is_printed(here: Path, photos: Path) -> None:

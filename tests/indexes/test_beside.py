@@ -47,7 +47,7 @@ def test_what_came_and_went_is_as_if_built_anew(history, kind, k, radius):
     bits, codes, ids, first, left, queries = history
     built = CodeIndex(codes[first], ids[first], bits, kind)
     codes, ids = codes[left], ids[left]
-    index = CodeIndex.load(built.dump(), codes, ids, bits, str(built.kind))
+    index = CodeIndex.restore(built.dump(), codes, ids, bits, str(built.kind))
     changed = (first != left).any()
     assert isinstance(index.kind, Beside) == (changed and built.kind.can_be_saved)
     assert len(index) == len(ids)
@@ -80,7 +80,7 @@ def test_what_came_and_went_is_as_if_built_anew(history, kind, k, radius):
 def test_faiss_holds_what_it_was_built_of(kind):
     codes, _, queries = make(1, 16, 100, 4, "clustered")
     built = CodeIndex(codes[:60], np.arange(60), 16, kind)
-    index = CodeIndex.load(built.dump(), codes[3:], np.arange(3, 100), 16, str(built.kind))
+    index = CodeIndex.restore(built.dump(), codes[3:], np.arange(3, 100), 16, str(built.kind))
     assert index.faiss.ntotal == len(built.distinct)
     there = index.faiss_positions >= 0
     kept = built.distinct.codes[there]
@@ -88,7 +88,7 @@ def test_faiss_holds_what_it_was_built_of(kind):
     gone = {tuple(code) for code in built.distinct.codes[~there].tolist()}
     assert not gone & {tuple(code) for code in codes[3:60].tolist()}
     assert built.faiss_positions.tolist() == list(range(len(built.distinct)))
-    again = CodeIndex.load(index.dump(), codes[3:], np.arange(3, 100), 16, str(built.kind))  # built of all of them
+    again = CodeIndex.restore(index.dump(), codes[3:], np.arange(3, 100), 16, str(built.kind))  # built of all of them
     assert again.faiss.ntotal == len(again.distinct)
     assert again.search(queries, 5, exact=True).ids.tolist() == index.search(queries, 5, exact=True).ids.tolist()
 
@@ -97,7 +97,7 @@ def test_some_answers_are_certified_and_some_are_not():
     """Else the property above would prove little."""
     codes, _, queries = make(0, 64, 500, 60, "clustered")
     built = CodeIndex(codes[:400], np.arange(400), 64, "hash:b=12,flips=2")
-    index = CodeIndex.load(built.dump(), codes[5:], np.arange(5, 500), 64, str(built.kind))
+    index = CodeIndex.restore(built.dump(), codes[5:], np.arange(5, 500), 64, str(built.kind))
     assert 0 < index.search(queries, 5).exact.mean() < 1
     tail = index.kind.own
     assert len(tail) > 50
@@ -111,14 +111,14 @@ def test_ids_of_another_index_are_refused():
     data = CodeIndex(codes[10:20], np.arange(10, 20), 16, "flat").dump()
     for ids in (np.arange(5, 15), np.array([10, 12, 13, 9])):  # some came between or before those that were there
         with pytest.raises(CorruptIndexError):
-            CodeIndex.load(data, codes[: len(ids)], ids, 16, "flat")
+            CodeIndex.restore(data, codes[: len(ids)], ids, 16, "flat")
     twice = np.repeat(codes[:5], 2, axis=0)
     data = CodeIndex(twice, np.arange(10), 16, "flat").dump()
     with pytest.raises(CorruptIndexError):  # equal codes that differ now
-        CodeIndex.load(data, codes[:11], np.arange(11), 16, "flat")
+        CodeIndex.restore(data, codes[:11], np.arange(11), 16, "flat")
     data = CodeIndex(codes[:10], np.arange(10), 16, "flat").dump()
     with pytest.raises(CorruptIndexError):  # codes that differed and are equal now
-        CodeIndex.load(data, np.repeat(codes[:6], 2, axis=0)[:11], np.arange(11), 16, "flat")
+        CodeIndex.restore(data, np.repeat(codes[:6], 2, axis=0)[:11], np.arange(11), 16, "flat")
 
 
 @given(st.sets(st.integers(0, 30)), st.sets(st.integers(0, 30)), st.sets(st.integers(31, 40)), st.booleans())

@@ -57,7 +57,7 @@ def test_r2_and_r3_ivf_never_counts_or_searches_list_by_list(loaded):
     codes, ids = some()
     index = CodeIndex(codes, ids, 24, "ivf:lists=30,probes=4")
     if loaded:
-        index = CodeIndex.load(index.dump(), codes, ids, 24, str(index.kind))
+        index = CodeIndex.restore(index.dump(), codes, ids, 24, str(index.kind))
     assert (index.faiss.use_heap, index.faiss.per_invlist_search) == (True, False)
     for queries in (1, 3, 10, 29, 31, 100):
         assert (index.search(codes[:queries], 1).ids == ids[:queries]).all()
@@ -68,7 +68,7 @@ def test_r4_a_table_with_one_bucket_survives_saving(n):
     codes = np.zeros((n, 4), np.uint8)
     codes[:, 3] = np.arange(n)  # few live bits, so that tables have one bucket
     made = CodeIndex(codes, np.arange(n), 32, "multihash:tables=4,b=8")
-    loaded = CodeIndex.load(made.dump(), codes, np.arange(n), 32, str(made.kind))
+    loaded = CodeIndex.restore(made.dump(), codes, np.arange(n), 32, str(made.kind))
     assert (loaded.search(codes, 1).ids == np.arange(n)).all()
 
 
@@ -80,7 +80,7 @@ def test_r5_and_r6_flips_and_bits_out_of_range_are_refused():
     index = CodeIndex(codes, ids, 24, "hash:b=8,flips=1")
     index.faiss.nflip = 60  # as an altered file would have it
     with pytest.raises(CorruptIndexError):
-        CodeIndex.load(index.dump(), codes, ids, 24, "hash:b=8,flips=1")
+        CodeIndex.restore(index.dump(), codes, ids, 24, "hash:b=8,flips=1")
 
 
 @pytest.mark.parametrize("kind", ON_CPU)
@@ -116,8 +116,32 @@ def test_r9_threads_may_search_one_index(kind):
     assert wrong == []
 
 
-def test_r10_an_index_does_not_change_once_it_is_made():
-    assert not {"add", "remove", "reset", "train"} & set(dir(CodeIndex))
+@pytest.mark.parametrize("kind", ["flat", "hash:b=8,flips=1", "ivf:lists=30,probes=4"])
+def test_r10_what_is_added_while_others_search_is_another_index(kind):
+    codes, ids = some(700)
+    index = CodeIndex(codes[:500], ids[:500], 24, kind)
+    before, wrong, stop = index.now, [], threading.Event()
+
+    def ask():
+        while not stop.is_set():
+            near = index.search(codes[:3], 1, exact=True)
+            wrong.extend(near.distances[near.distances != 0])
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        for place in range(500, 600, 5):
+            index.add(codes[place : place + 5], ids[place : place + 5])
+            assert index.search(codes[place : place + 1], 1, exact=True).distances.tolist() == [0]
+            index.remove_ids(ids[place - 100])
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert wrong == []
+    assert len(before) == 500
+    assert len(index) == 580
 
 
 @pytest.mark.parametrize("kind", ON_CPU)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hashfaiss.codes import hamming, pack, unpack
 from hashfaiss.errors import ArgumentError
 from hashfaiss.evaluation.bucket_report import bucket_report
-from hashfaiss.indexes import KINDS, CodeIndex, code_index, kernels, parse_kind
+from hashfaiss.indexes import KINDS, CodeIndex, kernels, parse_kind, snapshot
 from hashfaiss.indexes.buckets import balanced_order, bucket_sizes
 from hashfaiss.indexes.kind import Found
 from hashfaiss.indexes.saved import join_arrays, split_arrays
@@ -131,7 +131,7 @@ def test_exact_takes_the_way_that_costs_least():
         ("hnsw", False, 8, True),
     ):
         index = CodeIndex(codes, ids, 64, kind)
-        assert (index._first(exact, number) is index.kind) == expected, kind
+        assert (index.now._first(exact, number) is index.kind) == expected, kind
         answers = index.search(queries[:number], 5, exact)
         assert answers.exact.all() or not exact
 
@@ -153,7 +153,7 @@ def test_one_call_into_faiss_is_bounded(monkeypatch, kind, call):
     codes, ids, queries = make(15, 64, 3000, 200, "random")
     index = CodeIndex(codes, ids, 64, kind)
     expected = index.search(queries, 5, True) if call == "search" else index.within(queries, 24, True)
-    monkeypatch.setattr(code_index, "WORK_PER_CALL", 10 * int(index.flat.work))
+    monkeypatch.setattr(snapshot, "WORK_PER_CALL", 10 * int(index.flat.work))
     seen = [asked_of(monkeypatch, index.flat, name) for name in ("nearest", "within")]
     seen.append(asked_of(monkeypatch, index.kind, "balls"))  # each may cost nearly what a flat scan does
     found = index.search(queries, 5, True) if call == "search" else index.within(queries, 24, True)

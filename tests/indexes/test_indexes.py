@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from hashfaiss.codes import hamming, pack
 from hashfaiss.errors import ArgumentError, CorruptIndexError
-from hashfaiss.indexes import Answers, CodeIndex, Distinct, code_index, parse_kind
+from hashfaiss.indexes import Answers, CodeIndex, Distinct, parse_kind, snapshot
 from hashfaiss.indexes import buckets as bucket_kinds
 
 BITS = (1, 7, 12, 16, 64, 100)
@@ -180,7 +180,7 @@ def test_dump_and_load_answer_the_same(kind, n):
     codes[: n // 2] = codes[:1]  # a bucket of a power of two
     made = CodeIndex(codes, ids, 20, kind)
     data = made.dump()
-    loaded = CodeIndex.load(data, codes, ids, 20, str(made.kind))
+    loaded = CodeIndex.restore(data, codes, ids, 20, str(made.kind))
     assert loaded.faiss.ntotal == len(made.distinct)
     for a, b in (
         (made.search(queries, 6), loaded.search(queries, 6)),
@@ -209,7 +209,7 @@ def test_load_refuses_another_index():
         (flat[:-7], "flat"),
     ):
         with pytest.raises(CorruptIndexError, match="delete it, it is rebuilt"):
-            CodeIndex.load(data, codes, ids, 20, kind)
+            CodeIndex.restore(data, codes, ids, 20, kind)
 
 
 @pytest.mark.parametrize(
@@ -329,11 +329,11 @@ def test_large_batches_are_cut(monkeypatch, kind, name, value):
     codes, ids, queries = make(7, 20, 60, 33, "clustered")
     index = CodeIndex(codes, ids, 20, kind)
     whole = index.search(queries, 30), index.within(queries, 6)
-    monkeypatch.setattr(code_index, name, value)
+    monkeypatch.setattr(snapshot, name, value)
     calls = []
-    nearest, within = index._nearest, index._within
-    monkeypatch.setattr(index, "_nearest", lambda q, *a: calls.append(len(q)) or nearest(q, *a))
-    monkeypatch.setattr(index, "_within", lambda q, *a: calls.append(len(q)) or within(q, *a))
+    nearest, within = index.now._nearest, index.now._within
+    monkeypatch.setattr(index.now, "_nearest", lambda q, *a: calls.append(len(q)) or nearest(q, *a))
+    monkeypatch.setattr(index.now, "_within", lambda q, *a: calls.append(len(q)) or within(q, *a))
     cut = index.search(queries, 30), index.within(queries, 6)
     assert max(calls) < 50
     assert len(calls) > 2
@@ -347,11 +347,11 @@ def test_batches_count_the_buckets_a_hash_looks_into(monkeypatch):
     codes, ids, queries = make(8, 64, 20, 40, "random")
     index = CodeIndex(codes, ids, 64, "hash:b=16,flips=3")
     assert index.kind.buckets == 1 + 16 + 120 + 560
-    monkeypatch.setattr(code_index, "WORK_PER_CALL", 10 * index._work(index.kind, 3) + 5)
+    monkeypatch.setattr(snapshot, "WORK_PER_CALL", 10 * index.now._work(index.kind, 3) + 5)
     assert index.kind.work >= 256 * 697
     calls = []
-    nearest = index._nearest
-    monkeypatch.setattr(index, "_nearest", lambda q, *a: calls.append(len(q)) or nearest(q, *a))
+    nearest = index.now._nearest
+    monkeypatch.setattr(index.now, "_nearest", lambda q, *a: calls.append(len(q)) or nearest(q, *a))
     index.search(queries, 3)
     assert calls == [10, 10, 10, 10]
 
@@ -364,17 +364,17 @@ def test_batches_count_the_words_of_a_code_and_the_heap_of_k():
         work = 0.0
 
     def seconds(bits, n, k, measured):
-        index.bits = bits
+        index.now.bits = bits
         kind.work = float(n)
-        pairs = (code_index.WORK_PER_CALL // index._work(kind, min(k, n))) * n
+        pairs = (snapshot.WORK_PER_CALL // index.now._work(kind, min(k, n))) * n
         return measured * pairs / (1 << 28)
 
     assert 0.05 < seconds(1024, 500_000, 10, 6.3) < 0.5
     assert 0.05 < seconds(64, 500_000, 1000, 1.9) < 0.5
     assert 0.05 < seconds(64, 500_000, 7800, 5.1) < 0.5
-    work = [[index._work(kind, k) for k in (0, 1, 2, 10, 1000, 7800, 400_000, 500_000)]]
-    index.bits = 1024
-    work.append([index._work(kind, k) for k in (0, 1, 2, 10, 1000, 7800, 400_000, 500_000)])
+    work = [[index.now._work(kind, k) for k in (0, 1, 2, 10, 1000, 7800, 400_000, 500_000)]]
+    index.now.bits = 1024
+    work.append([index.now._work(kind, k) for k in (0, 1, 2, 10, 1000, 7800, 400_000, 500_000)])
     assert (np.diff(work, axis=0) > 0).all()
     assert (np.diff(work, axis=1) > 0).all()
 

@@ -117,21 +117,6 @@ def test_codes_are_assigned_as_numpy_does(path, collection, count, threads):
     assert np.array_equal(distances, exact.min(axis=1))
 
 
-@given(collections(300), st.integers(1, 5), st.integers(0, 99), st.integers(1, 3))
-@QUIET
-def test_levels_are_counted_as_numpy_does(path, collection, sets, seed, threads):
-    codes, queries = collection
-    random = np.random.default_rng(seed)
-    groups, weights = random.integers(0, sets, len(codes), dtype=np.int32), random.integers(0, 9, len(codes))
-    relevant = random.random((len(queries), sets)) < 0.4
-    counts = kernels.histogram(codes, groups, weights, queries, relevant, threads)
-    expected = np.zeros_like(counts)
-    rows = np.arange(len(queries))[:, None]
-    np.add.at(expected, (rows, relevant[:, groups].astype(int), hamming(queries, codes).astype(int)), weights[None])
-    assert counts.shape == (len(queries), 2, 8 * codes.shape[1] + 1)
-    assert np.array_equal(counts, expected)
-
-
 @pytest.mark.parametrize("width", [8, 16, 20, 32, 64])
 def test_large_batches_over_many_blocks(path, width):
     random = np.random.default_rng(width)
@@ -243,7 +228,6 @@ def wrong_calls():
         yield core.assign, (codes, QUERIES, np.empty(50, np.int32), np.empty(50, np.int32))
         yield core.lists, ([codes], [np.arange(50)], QUERIES[:1])
         yield core.lists, ([CODES], [np.arange(50)], codes)
-        yield core.histogram, (codes, *histogram_of()[1:])
     wide = np.zeros((3, 249), np.uint8)
     yield core.nearest, (wide, wide, distances, positions)
     for wrong in (
@@ -266,23 +250,8 @@ def wrong_calls():
     yield core.assign, (CODES, QUERIES[:0], numbers, numbers)
     yield core.assign, (CODES, QUERIES[:, :4].copy(), numbers, numbers)
     yield from wrong_lists()
-    for place, wrong in (
-        (1, np.arange(50)), (1, np.zeros(49, np.int32)), (1, np.full(50, 2, np.int32)), (1, np.full(50, -1, np.int32)),
-        (2, np.ones(50)), (2, np.ones(51, np.int64)), (3, QUERIES[:2]), (3, QUERIES[:, :4].copy()),
-        (4, np.zeros((3, 2))), (4, np.zeros((2, 2), np.uint8)), (4, np.zeros((3, 0), np.uint8)),
-        (5, np.zeros((3, 2, 64), np.int64)), (5, np.zeros((3, 1, 65), np.int64)), (5, np.zeros((2, 2, 65), np.int64)),
-        (5, np.zeros((3, 2, 65), np.int32)), (5, read_only(np.zeros((3, 2, 65), np.int64))),
-    ):  # fmt: skip
-        given = histogram_of()
-        given[place] = wrong
-        yield core.histogram, given
     for name in ("", "avx", "AVX2", "sse", b"avx2", None, 3):
         yield core.use, (name,)
-
-
-def histogram_of():
-    groups, weights = np.zeros(50, np.int32), np.ones(50, np.int64)
-    return [CODES, groups, weights, QUERIES, np.zeros((3, 2), np.uint8), np.zeros((3, 2, 65), np.int64)]
 
 
 def wrong_lists():
@@ -343,7 +312,7 @@ def test_any_arguments_are_answered_or_told(path, data):
             st.sampled_from((array, array.T, array[::2], bytes(8), 3, -1, core.lists(*LISTS), [array], None))
         )
 
-    function = data.draw(st.sampled_from((core.nearest, core.within, core.assign, core.histogram, core.lists)))
+    function = data.draw(st.sampled_from((core.nearest, core.within, core.assign, core.lists)))
     arguments = [thing() for _ in range(data.draw(st.sampled_from((3, 4, 6))))]
     with suppress(ValueError, TypeError, OverflowError, IndexError):
         function(*arguments)

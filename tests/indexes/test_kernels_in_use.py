@@ -93,10 +93,10 @@ def test_exact_answers_come_from_the_lists_where_these_are_cheap(path):
     index = CodeIndex(codes[:29_900], np.arange(29_900), 64, "ivf:lists=64,probes=2")
     certain = index.kind.certain
     assert certain is not None
-    assert index._first(False, 100) is index.kind
+    assert index.now._first(False, 100) is index.kind
     if path != "portable":
-        assert index._first(True, 100) is certain
-        assert index._first(True, 1, 3) is certain
+        assert index.now._first(True, 100) is certain
+        assert index.now._first(True, 1, 3) is certain
     assert 0 < certain.work_within(0) <= certain.work_within(3) < certain.work_within(64)
     flat = CodeIndex(codes[:29_900], np.arange(29_900), 64, "flat")
     for ask in (
@@ -111,8 +111,8 @@ def test_exact_answers_come_from_the_lists_where_these_are_cheap(path):
 def test_random_codes_are_scanned(path):
     codes = np.random.default_rng(0).integers(0, 256, (20_000, 8), dtype=np.uint8)
     index = CodeIndex(codes, np.arange(20_000), 64, "ivf:lists=256,probes=2")
-    assert index._first(True, 100) is index.flat
-    assert index._first(True, 100, 30) is index.flat
+    assert index.now._first(True, 100) is index.flat
+    assert index.now._first(True, 100, 30) is index.flat
 
 
 def test_codes_added_behind_its_back_are_not_searched_where_they_were(path):

@@ -194,7 +194,7 @@ def test_what_is_chosen_answers_as_if_it_had_been_built_so(monkeypatch, by_work)
     assert str(index.kind) == index.tuning.kind != "flat"
     assert index.tuning.as_dict()["trust"] == {"points": index.trust.points}
     assert index.search(queries, 5, exact=True).exact.all()
-    loaded = CodeIndex.load(index.dump(), codes, ids, 64, str(index.kind))
+    loaded = CodeIndex.restore(index.dump(), codes, ids, 64, str(index.kind))
     assert loaded.trust == index.trust
     assert np.array_equal(loaded.search(queries, 5).ids, index.search(queries, 5).ids)
 

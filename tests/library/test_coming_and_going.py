@@ -8,7 +8,7 @@ from builds import counts
 from PIL import Image
 
 from hashfaiss.errors import CorruptIndexError
-from hashfaiss.indexes import CodeIndex, changes
+from hashfaiss.indexes import CodeIndex, beside, changes
 from hashfaiss.indexes.beside import Beside
 from hashfaiss.library import faiss_file
 from hashfaiss.library.image_index import ImageIndex
@@ -19,8 +19,8 @@ KINDS = ["flat", "hash:b=4,flips=1", "ivf:lists=3,probes=1", "hnsw:m=4,ef=8", "a
 @pytest.fixture(autouse=True)
 def few(monkeypatch):
     """As if an index of 8 images were large, and more than 8 beside it, or 3 gone, too many."""
-    monkeypatch.setattr(faiss_file, "BESIDE", 8)
-    monkeypatch.setattr(faiss_file, "GONE", 3)
+    monkeypatch.setattr(beside, "BESIDE", 8)
+    monkeypatch.setattr(beside, "GONE", 3)
 
 
 def picture(path, seed):
@@ -119,7 +119,7 @@ def test_a_file_that_does_not_tell_ids_is_taken_for_its_own_generation_only(enco
     assert index.faiss.ntotal == 12
     data = faiss_file.read_faiss(index.store)
     monkeypatch.undo()
-    monkeypatch.setattr(faiss_file, "BESIDE", 8)
+    monkeypatch.setattr(beside, "BESIDE", 8)
     with pytest.raises(CorruptIndexError, match="not one that others can lie beside"):
         changes(data, index.store.ids())
     before = faiss_files(index)

@@ -111,7 +111,7 @@ def test_bad_queries_are_told(index, photos):
         ):
             with pytest.raises(ImageError):
                 ask(image)
-        for image in (5, [5], torch.zeros(2, 3, 8, 8), None):
+        for image in (5.0, [5.0], True, torch.zeros(2, 3, 8, 8), None):
             with pytest.raises(ArgumentError, match="was given as an image"):
                 ask(image)
     for k in (0, -1, 2.0, None, "3"):
@@ -238,8 +238,8 @@ def test_a_faiss_file_that_is_not_sound_is_never_read_and_is_made_anew(index, ph
     file = index.path / entry["file"]
     sound = file.read_bytes()
     loads = []
-    load = CodeIndex.load
-    monkeypatch.setattr(CodeIndex, "load", lambda *given: loads.append(1) or load(*given))
+    load = CodeIndex.restore
+    monkeypatch.setattr(CodeIndex, "restore", lambda *given: loads.append(1) or load(*given))
     assert ImageIndex.open(index.path).query(photos / "cat/0.jpg", 20) == wanted
     assert loads == [1]
     for data in (None, b"", sound[:-1], sound + b"x", sound[:30] + b"\xff" + sound[31:], b"IBxF" + b"\xff" * 99):

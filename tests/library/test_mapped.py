@@ -113,7 +113,7 @@ def test_bytes_and_arrays_load_the_same():
         made = CodeIndex(codes, np.arange(500), 48, kind)
         data = made.dump()
         for given in (data, np.frombuffer(data, np.uint8)):
-            loaded = CodeIndex.load(given, codes, np.arange(500), 48, kind)
+            loaded = CodeIndex.restore(given, codes, np.arange(500), 48, kind)
             assert (loaded.search(codes[:40], 4).ids == made.search(codes[:40], 4).ids).all()
 
 
