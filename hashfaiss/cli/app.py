@@ -104,6 +104,20 @@ MegapixelsOption = Annotated[
         "--max-megapixels", min=1, max=10_000, callback=_megapixels, help="Most an image may have; default: 178."
     ),
 ]
+
+
+def _threads(asked: int | None) -> None:
+    if asked is None:
+        return
+    os.environ["OMP_NUM_THREADS"] = str(asked)  # read by torch and FAISS when they load, as they do for the work
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(asked)
+
+
+ThreadsOption = Annotated[
+    int | None,
+    typer.Option("--threads", min=1, callback=_threads, help="Threads to compute in; default: one a core."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 DEFAULT_INDEX = Path("hashfaiss.index")
 

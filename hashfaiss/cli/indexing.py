@@ -15,6 +15,7 @@ from hashfaiss.cli.app import (
     JsonOption,
     LabelsOption,
     MegapixelsOption,
+    ThreadsOption,
     app,
 )
 from hashfaiss.errors import ArgumentError
@@ -53,6 +54,7 @@ def build(
         bool, typer.Option("--allow-removals", help="Believe that images were deleted, however many are gone at once.")
     ] = False,
     max_megapixels: MegapixelsOption = None,
+    threads: ThreadsOption = None,
     device: DevicesOption = "auto",
     precision: Annotated[
         str, typer.Option("--precision", help="auto, float32, bfloat16 or float16: how fast, not which codes.")

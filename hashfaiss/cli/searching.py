@@ -18,6 +18,7 @@ from hashfaiss.cli.app import (
     JsonOption,
     LabelsOption,
     MegapixelsOption,
+    ThreadsOption,
     app,
 )
 from hashfaiss.errors import ArgumentError, HashfaissError
@@ -61,6 +62,7 @@ def query(
     model: Annotated[Path | None, typer.Option("--model", help="Refuse an index of any other model.")] = None,
     montage: Annotated[Path | None, typer.Option("--montage", help="Also draw the hits as this PNG.")] = None,
     max_megapixels: MegapixelsOption = None,
+    threads: ThreadsOption = None,
     as_json: JsonOption = False,
     device: DeviceOption = "auto",
 ) -> None:

@@ -7,7 +7,7 @@ import io
 import json
 import os
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,9 +46,10 @@ def choose_devices(device: str) -> list[torch.device]:
 
 
 def choose_device(device: str) -> torch.device:
-    """`auto` is the GPU where there is one; ArgumentError for a device that is not there."""
+    """`auto` is the GPU where there is one, Apple's too; ArgumentError for a device that is not there."""
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        apple = "mps" if torch.backends.mps.is_available() else "cpu"
+        return torch.device("cuda" if torch.cuda.is_available() else apple)
     try:
         chosen = torch.device(device)
         torch.zeros(1, device=chosen).item()
@@ -57,7 +58,7 @@ def choose_device(device: str) -> torch.device:
         if "Expected one of" in reason or not device:  # torch lists all it has ever known
             reason = "none is called so"
         raise ArgumentError(
-            f"device {device!r} cannot be used here ({reason}): give auto, cpu, cuda or cuda:1"
+            f"device {device!r} cannot be used here ({reason}): give auto, cpu, cuda, cuda:1 or mps"
         ) from None
     return chosen
 
@@ -148,10 +149,13 @@ class Encoder:
             ModelError: missing, damaged, not a hashfaiss model, or of a format version not known here.
             ArgumentError: `device` is not there, or no such precision.
         """
-        name = os.fspath(path)
+        return cls._read(_read_bytes(os.fspath(path)), os.fspath(path), device, precision)
+
+    @classmethod
+    def _read(cls, data: bytes, name: str, device: str, precision: str) -> Encoder:
         chosen = choose_devices(device)
         chosen_precision = choose_precision(precision, chosen[0])
-        values = _read_model(name)
+        values = _read_model(name, data)
         try:
             network: Any = build_network(values["network"]["name"], values["network"]["arguments"])
             network.load_state_dict(values["state_dict"])
@@ -186,6 +190,18 @@ class Encoder:
         Raises:
             ModelError: the disk is full, or the folder cannot be written; what stood at `path` still stands.
         """
+        try:
+            write_atomic(Path(path), self._bytes())
+        except OSError as error:
+            raise ModelError(f"cannot write the model {os.fspath(path)!r}: {error.strerror}") from None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """As its file: a copy is what `load` makes of it, on the same devices."""
+        device = ",".join(map(str, self.devices))
+        return _from_bytes, (self._bytes(), device, self.precision.name), {"remembered": self.remembered}
+
+    def _bytes(self) -> bytes:
+        """The model file."""
         self._identity = None  # the network may have been trained since
         buffer = io.BytesIO()
         torch.save(
@@ -208,10 +224,7 @@ class Encoder:
             },
             buffer,
         )
-        try:
-            write_atomic(Path(path), buffer.getvalue())
-        except OSError as error:
-            raise ModelError(f"cannot write the model {os.fspath(path)!r}: {error.strerror}") from None
+        return buffer.getvalue()
 
     @property
     def batch_size(self) -> int:
@@ -278,15 +291,20 @@ class Encoder:
         path: str | os.PathLike[str] | None = None,
         kind: str = "auto",
         labels: str | os.PathLike[str] | Sequence[Sequence[str]] | None = None,
+        progress: Callable[[int, int], None] | bool | None = None,
+        exclude: Sequence[str] = (),
     ) -> ImageIndex:
         """Encode `images` into a searchable index: a folder at `path`, or in memory without one.
 
-        See `ImageIndex.build` for what `labels` may be and for the report of images left out.
+        See `ImageIndex.build` for what `labels` and `exclude` may be and for the report of images left out.
+
+        Args:
+            progress: True shows how far it is on stderr, also in notebooks; or called with (images done, images to do).
         """
         # the one arrow that runs up: what people want of an encoder is an index
         from hashfaiss.library.image_index import ImageIndex
 
-        return ImageIndex.of(self, images, path, kind, labels)
+        return ImageIndex.of(self, images, path, kind, labels, progress, exclude=exclude)
 
 
 def _learned(values: dict[str, Any]) -> LearnedCodes | None:
@@ -300,11 +318,18 @@ def _learned(values: dict[str, Any]) -> LearnedCodes | None:
     return LearnedCodes(digests, codes)
 
 
-def _read_model(name: str) -> dict[str, Any]:
+def _from_bytes(data: bytes, device: str, precision: str) -> Encoder:
+    return Encoder._read(data, "a copy in memory", device, precision)
+
+
+def _read_bytes(name: str) -> bytes:
     try:
-        data = Path(name).read_bytes()
+        return Path(name).read_bytes()
     except OSError as error:
         raise ModelError(f"cannot read the model {name!r}: {error.strerror}") from None
+
+
+def _read_model(name: str, data: bytes) -> dict[str, Any]:
     try:
         values = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception:  # hostile bytes make the unpickler raise anything

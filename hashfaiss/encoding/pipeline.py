@@ -34,6 +34,9 @@ from hashfaiss.images.decoding import decode_image, from_pillow, read_bytes
 from hashfaiss.images.finding import ImageFile
 from hashfaiss.images.preprocessing import Preprocessing
 
+if hasattr(os, "register_at_fork"):  # OpenMP's threads do not survive a fork: a child that waits for them hangs
+    os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
+
 ALONE = 4  # images so few that all threads take them one after the other
 DECODED = 16  # images a thread decodes for a GPU before it hands them on
 ASKED = {"cpu": 1, "cuda": 16}  # batches one of several devices is asked for at once; what is not answered can be lost

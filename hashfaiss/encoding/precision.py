@@ -111,6 +111,7 @@ class Precision:
 
     def __init__(self, network: nn.Module, device: torch.device, name: str) -> None:
         self.network, self.device = network, device
+        self._exact_on = torch.device("cpu") if device.type == "mps" else device  # Apple's GPUs know no float64
         self._ours = hasattr(network, "backbones")
         self.name = name if self._ours else "float32"  # a stranger's knows no half, and its layers in what order?
         self.tally = Tally()
@@ -130,7 +131,8 @@ class Precision:
                 raise ModelError("the network's outputs are not finite: the model is broken, train it again")
             close = close_rows(outputs, CLOSE)
             if len(close):
-                outputs[close] = self.made(torch.float64)(inputs[close].double()).float()
+                exact = self.made(torch.float64)(inputs[close].to(self._exact_on).double())
+                outputs[close] = exact.float().to(self.device)
         return outputs
 
     def signs(self, inputs: Tensor) -> Tensor:
@@ -189,7 +191,7 @@ class Precision:
                 self._versions, self._made, self.tally = versions, {}, Tally()
             if dtype not in self._made:
                 if dtype == torch.float64:
-                    self._made[dtype] = copy.deepcopy(self.network).double().eval()
+                    self._made[dtype] = copy.deepcopy(self.network).to(self._exact_on).double().eval()
                 elif dtype == torch.float32:
                     self._made[dtype] = fold(self.network) if self._ours else self.network
                 else:

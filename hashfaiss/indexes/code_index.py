@@ -125,6 +125,12 @@ class CodeIndex:
         Raises:
             HashfaissError: it cannot be written; what stood there still stands.
         """
+        write_file(path, *self._packed())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return CodeIndex._unpacked, self._packed()
+
+    def _packed(self) -> tuple[dict[str, Any], Arrays]:
         now = self.now
         kind = now.kind.built if isinstance(now.kind, Beside) else now.kind
         codes, ids = now.distinct.rows()
@@ -133,7 +139,7 @@ class CodeIndex:
         arrays: Arrays = {"codes": codes, "all": packed_ids(ids), **now.built.arrays(), **trust}
         if not isinstance(kind, Flat) and kind.can_be_saved:  # others are made anew of the codes
             arrays |= {**kind.arrays(), "faiss": faiss.serialize_index_binary(kind.faiss)}
-        write_file(path, about, arrays)
+        return about, arrays
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> CodeIndex:
@@ -144,14 +150,18 @@ class CodeIndex:
         """
         about, arrays = read_file(path)
         try:
-            bits, asked, kind, measured = check_bits(about["bits"]), about["asked"], about["kind"], about["measured"]
-            codes = check_codes(arrays["codes"], bits)
-            codes, ids = _by_id(codes, unpacked_ids(arrays["all"], len(codes)))
-            parse_kind(usable(asked), bits, 0)
-            now = restored(arrays, codes, ids, bits, usable(kind))
-            return cls._of(now, usable(asked), int(measured))
+            return cls._unpacked(about, arrays)
         except (HashfaissError, ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError):
             raise CorruptIndexError(f"{os.fspath(path)!r} is damaged: restore it from a copy") from None
+
+    @classmethod
+    def _unpacked(cls, about: dict[str, Any], arrays: Arrays) -> CodeIndex:
+        bits, asked, kind, measured = check_bits(about["bits"]), about["asked"], about["kind"], about["measured"]
+        codes = check_codes(arrays["codes"], bits)
+        codes, ids = _by_id(codes, unpacked_ids(arrays["all"], len(codes)))
+        parse_kind(usable(asked), bits, 0)
+        now = restored(arrays, codes, ids, bits, usable(kind))
+        return cls._of(now, usable(asked), int(measured))
 
     @classmethod
     def restore(

@@ -6,6 +6,7 @@ from typing import Any
 
 from hashfaiss.indexes import CodeIndex, kernels
 from hashfaiss.indexes.tuning import FLAT_UP_TO
+from hashfaiss.library.made_with import described
 from hashfaiss.storage.store import CodeStore
 
 
@@ -20,6 +21,7 @@ def describe(store: CodeStore, codes: CodeIndex) -> dict[str, Any]:
         "labels": len(store.labels()),
         "method": manifest["encoder"]["method"],
         "encoder": manifest["encoder"]["identity"],
+        "made_with": described(store),
         "kind": str(kind),
         "why": _why(manifest),
         "kernels": kernels.available() or "none: FAISS",

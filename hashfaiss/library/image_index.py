@@ -21,6 +21,7 @@ from hashfaiss.library.faiss_file import check_manifest, load_codes, read_faiss,
 from hashfaiss.library.hits import Hit, Hits, of_different_files
 from hashfaiss.library.known import images_trouble
 from hashfaiss.library.near_images import Among, near_images
+from hashfaiss.library.progress import shown
 from hashfaiss.library.queries import Queries
 from hashfaiss.library.sync import BuildReport, Looking, build, check_encoder, check_images, remove
 from hashfaiss.storage.manifest import MANIFEST
@@ -88,7 +89,7 @@ class ImageIndex:
         path: str | os.PathLike[str] | None = None,
         kind: str = "auto",
         labels: LabelsOf = None,
-        progress: Progress | None = None,
+        progress: Progress | bool | None = None,
         **how: Unpack[Looking],
     ) -> ImageIndex:
         """`images`, indexed: see `Encoder.to_index`. Nothing is made where there are no images."""
@@ -112,6 +113,12 @@ class ImageIndex:
             check_encoder(index.store, encoder)
             index._encoder = encoder
         return index
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy of one in a folder is opened there, as by a worker process; one in memory takes all along."""
+        if self.path is not None:
+            return _opened, (self.path, self._device if self._encoder is None else str(self._encoder.device))
+        return ImageIndex, (self.store, self._encoder, self._device)
 
     @property
     def path(self) -> Path | None:
@@ -310,7 +317,7 @@ class ImageIndex:
         labels: LabelsOf = None,
         kind: str | None = None,
         strict: bool = False,
-        progress: Progress | None = None,
+        progress: Progress | bool | None = None,
         **how: Unpack[Looking],
     ) -> BuildReport:
         """Bring the index into step with `images`.
@@ -326,7 +333,7 @@ class ImageIndex:
                 labels of each image, or None.
             kind: of the FAISS index, such as "flat" or "hash:b=16,flips=2"; None keeps what the index has.
             strict: raise ImageError for the first image that cannot be read, instead of reporting it.
-            progress: called with (images done, images to do).
+            progress: True shows how far it is on stderr; or called with (images done, images to do).
             how: see `hashfaiss.library.sync.Looking`.
 
         Raises:
@@ -334,16 +341,18 @@ class ImageIndex:
             IndexFolderError: the disk is full, say; what was committed stands.
         """
         try:
-            return build(self.store, self.encoder, images, labels, True, kind, strict, progress, **how)
+            with shown(progress, "encode") as call:
+                return build(self.store, self.encoder, images, labels, True, kind, strict, call, **how)
         finally:
             self._forget()
 
     def add(
-        self, images: Images, labels: LabelsOf = None, progress: Progress | None = None, **how: Unpack[Looking]
+        self, images: Images, labels: LabelsOf = None, progress: Progress | bool | None = None, **how: Unpack[Looking]
     ) -> BuildReport:
         """Add a folder, paths, Pillow images or a tensor batch; like `build`, but no image leaves the index."""
         try:
-            return build(self.store, self.encoder, images, labels, forget=False, progress=progress, **how)
+            with shown(progress, "encode") as call:
+                return build(self.store, self.encoder, images, labels, forget=False, progress=call, **how)
         finally:
             self._forget()
 
@@ -401,3 +410,7 @@ class ImageIndex:
             if entry:
                 sound = read_faiss(self.store) is not None
                 yield entry["file"], None if sound else "missing or altered; the next build writes it anew"
+
+
+def _opened(path: Path, device: str) -> ImageIndex:
+    return ImageIndex.open(path, device=device)

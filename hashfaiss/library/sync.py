@@ -21,6 +21,7 @@ from hashfaiss.images.finding import PassedOver
 from hashfaiss.indexes import parse_kind
 from hashfaiss.library.faiss_file import commit_faiss
 from hashfaiss.library.known import Known, KnownFiles
+from hashfaiss.library.made_with import noted
 from hashfaiss.storage.paths import Int64
 from hashfaiss.storage.places import Places
 from hashfaiss.storage.segments import Row
@@ -112,6 +113,8 @@ def build(
         run = _Run(writer, report, folder, images, labels, forget, how)
         if folder is not None and run.count == 0 and report.unchanged == 0:
             raise _no_images(folder)
+        if run.count:
+            store.manifest["made_with"] = noted(store)  # committed with the first codes
         try:
             run.encode(encoder, strict, progress)
         finally:

@@ -124,6 +124,7 @@ class Segment:
     def __init__(self, source: Path | bytes, bits: int, sha256: str | None = None) -> None:
         self.name = str(source) if isinstance(source, Path) else "a segment in memory"
         self.bits = bits
+        self._source = source
         self._asked = 0
         try:
             if isinstance(source, Path) and sha256 is not None:
@@ -155,6 +156,9 @@ class Segment:
         except Exception as error:  # HDF5 answers damage with many kinds of error
             raise self._damaged(error) from None
         return values
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Segment, (self._source, self.bits)
 
     def __len__(self) -> int:
         return len(self.ids)

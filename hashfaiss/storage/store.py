@@ -125,6 +125,12 @@ class CodeStore:
                 raise CorruptIndexError(f"{segment.name} holds {len(segment)} rows, not {entry['rows']}: restore it")
         return store
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy of one in a folder is opened there: it shows what was committed last."""
+        if self.path is not None:
+            return CodeStore.open, (self.path,)
+        return CodeStore, (None, self.manifest, self._segments)
+
     @property
     def live(self) -> list[Mask]:
         """For each segment, which rows have not been removed since."""
