@@ -79,7 +79,7 @@ class TrainOptions:
     out: Path
     labels: Path | None = None
     method: str = setting(
-        "See `hashfaiss methods`; default: hashnet, or dhida with --epochs, --weights none or --network.", "dhida"
+        "See `hashfaiss methods`; default: hashnet, or dhida with --epochs alone, --weights none or --network.", "dhida"
     )
     bits: int = setting("Bits of a code, 1 to 1024.", 64)
     backbone: str | None = setting(

@@ -214,6 +214,8 @@ def test_without_a_recipe_a_training_is_for_people(photos: Path, monkeypatch: py
     assert options.epochs == STEPS  # a step each
     assert prepare_training(images=photos, method="itq").backbone == "efficientnet-lite0"
     assert prepare_training(images=photos, freeze=True).minutes is None  # the head alone
+    head = prepare_training(images=photos, freeze=True, epochs=7)
+    assert (head.backbone, head.epochs, head.minutes) == ("efficientnet-lite0", 7, None)
     assert prepare_training(images=photos, recipe="dhida", minutes=5.0).epochs is None
     fixed = prepare_training(images=photos, finetune=3)
     assert (fixed.finetune, fixed.minutes) == (3, None)
