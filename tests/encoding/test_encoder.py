@@ -219,7 +219,7 @@ def test_devices() -> None:
 
 @pytest.mark.parametrize("device", ["cuda:99", "nope", "", "meta", "cpu:x"])
 def test_devices_that_are_not_there(device: str, model: Path) -> None:
-    with pytest.raises(ArgumentError, match=r"cannot be used here .*: give auto, cpu, cuda or cuda:1") as caught:
+    with pytest.raises(ArgumentError, match=r"cannot be used here .*: give auto, cpu, cuda, cuda:1 or mps") as caught:
         choose_device(device)
     assert "\n" not in str(caught.value)
     with pytest.raises(ArgumentError, match="cannot be used here"):
