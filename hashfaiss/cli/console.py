@@ -68,6 +68,8 @@ def print_build(report: BuildReport) -> None:
         note(f"kept {shown_path(path)}: {reason}; its images stay in the index")
     for path, reason in report.skipped[:MOST_NAMED]:
         note(f"skipped {shown_path(path)}: {reason}")
+    if report.decoders:
+        note(report.decoders)
     told = bool(report.skipped or report.kept) and report.skipped_report is not None
     where = f" (see {shown_path(str(report.skipped_report))})" if told else ""
     recognised = f"{report.recognised:,} recognised by their contents, " if report.recognised else ""

@@ -227,6 +227,21 @@ def duplicates(
         typer.Option("--reference", help="Folder: list what of all else is near its images, each with the nearest."),
     ] = None,
     html: Annotated[Path | None, typer.Option("--html", help="Also draw the groups as this page.")] = None,
+    ignore_file: Annotated[
+        Path | None, typer.Option("--ignore-file", help="Groups to pass over: lines of --json, in a file.")
+    ] = None,
+    keep: Annotated[
+        str, typer.Option("--keep", help="Of each group: best (pixels, then bytes), oldest or largest.")
+    ] = "best",
+    move_to: Annotated[
+        Path | None, typer.Option("--move-to", help="Move the files that are not kept below this folder.")
+    ] = None,
+    hard_link: Annotated[
+        bool, typer.Option("--hard-link", help="Make identical files that are not kept names of the kept one.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run/--no-dry-run", help="Only say what --move-to or --hard-link would do.")
+    ] = True,
     as_json: JsonOption = False,
 ) -> None:
     """List groups of images whose codes lie near each other, directly or through others.
@@ -234,21 +249,35 @@ def duplicates(
     Chains of near images can be long: with --link complete every two of a group are near. What is near is what the
     model sees as alike: few bits, or a model that separates classes only, make large groups. The distance beside each
     image is from the first of its group. With --json, a group a line. With --html, also one HTML page with thumbnails,
-    which needs no other file; of many groups and images it shows the first. Nothing is deleted. Examples:
+    which needs no other file; of many groups and images it shows the first.
+
+    Nothing is deleted. With --move-to or --hard-link, one file of each group is kept, and with --no-dry-run the others
+    are moved, or those with the very same bytes linked. Links, and files behind them, are left alone. Examples:
 
     \b
         hashfaiss duplicates --radius 2 --json
         hashfaiss duplicates --radius 2 --between new/ archive/
         hashfaiss duplicates --html duplicates.html
+        hashfaiss duplicates --keep largest --move-to duplicates/ --no-dry-run
     """
     from hashfaiss.cli.console import bar, note, shown_path
     from hashfaiss.library.image_index import ImageIndex
+    from hashfaiss.library.resolving import KEEP, Dismissed
 
+    if move_to and hard_link:
+        raise ArgumentError("both --move-to and --hard-link were given: give one of them")
+    if keep not in KEEP:
+        raise ArgumentError(f"keep is {keep!r}: give {', '.join(KEEP)}")
     if html:
         _check_target(html.parent, html)
     with bar("duplicates") as progress:
-        found = ImageIndex.open(index).duplicates(radius, progress, link=link, between=between, reference=reference)
+        opened = ImageIndex.open(index)
+        found = opened.duplicates(radius, progress, link=link, between=between, reference=reference)
+        if ignore_file:
+            found = Dismissed(ignore_file).without(found)
         groups = _listed(found, radius, as_json)
+        if move_to or hard_link:
+            groups = _resolved(groups, keep, move_to, dry_run, opened.store.base)
         if html:
             from hashfaiss.library.duplicates_page import write_duplicates_page
 
@@ -258,6 +287,39 @@ def duplicates(
                 pass
     if html:
         note(f"page: {shown_path(str(html))}")
+
+
+def _resolved(
+    groups: Iterable[tuple[Hit, ...]], keep: str, move_to: Path | None, dry_run: bool, base: str | None
+) -> Iterator[tuple[Hit, ...]]:
+    """The groups, whose files but one are moved or linked as they pass, or are only named; on stderr."""
+    from hashfaiss.cli.console import note, shown_path
+    from hashfaiss.library.resolving import hard_link, move, others
+    from hashfaiss.wording import counted
+
+    done = failed = 0
+    verb = ("move" if move_to else "link") if dry_run else ("moved" if move_to else "linked")
+    for group in groups:
+        for other in others(group, keep):
+            if not move_to and not other.identical:
+                continue
+            try:
+                if not dry_run:
+                    move(other, move_to.absolute(), base) if move_to else hard_link(other)
+            except HashfaissError as error:
+                note(f"hashfaiss: {error}")
+                failed += 1
+                continue
+            alike = "identical to" if other.identical else "near"
+            note(f"{verb} {shown_path(other.path)}: {alike} {shown_path(other.kept)}, which is kept")
+            done += 1
+        yield group
+    if dry_run:
+        note(f"nothing was done: with --no-dry-run, {counted(done, 'file')} would be {verb}{'d' if move_to else 'ed'}")
+    else:
+        note(f"{counted(done, 'file')} {verb}: the next build of their folder forgets them")
+    if failed:
+        raise typer.Exit(1)
 
 
 def _listed(groups: Iterable[tuple[Hit, ...]], radius: int, as_json: bool) -> Iterator[tuple[Hit, ...]]:

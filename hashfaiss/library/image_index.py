@@ -20,6 +20,7 @@ from hashfaiss.library.facts import describe
 from hashfaiss.library.faiss_file import check_manifest, load_codes, read_faiss, tune_faiss
 from hashfaiss.library.hits import Hit, Hits, of_different_files
 from hashfaiss.library.known import images_trouble
+from hashfaiss.library.made_with import decoders_trouble
 from hashfaiss.library.near_images import Among, near_images
 from hashfaiss.library.progress import shown
 from hashfaiss.library.queries import Queries
@@ -399,6 +400,7 @@ class ImageIndex:
         """
         yield from self.store.verify()
         yield "images", images_trouble(self.store)
+        yield "decoders", decoders_trouble(self.store)
         trouble = None
         if self.path is not None:
             try:

@@ -26,11 +26,31 @@ def versions() -> dict[str, str]:
     return found
 
 
-def noted(store: CodeStore) -> list[dict[str, str]]:
-    """What the manifest is to say of the libraries that made codes so far, those at hand among them, oldest first."""
+def note_makers(store: CodeStore) -> str | None:
+    """Put into the manifest what makes the codes to be committed next; say what decodes otherwise than it did."""
+    from hashfaiss.images.probes import decoders
+
+    trouble = decoders_trouble(store)
     before: list[dict[str, str]] = store.manifest.get("made_with") or []
     here = versions()
-    return before if here in before else [*before, here]
+    store.manifest["made_with"] = before if here in before else [*before, here]
+    store.manifest["decoders"] = store.manifest.get("decoders") or decoders()
+    return trouble
+
+
+def decoders_trouble(store: CodeStore) -> str | None:
+    """Which kinds of files are decoded here to other pixels than when the first codes were made; None for none."""
+    from hashfaiss.images.probes import decoders
+
+    before: dict[str, str] = store.manifest.get("decoders") or {}
+    here = decoders() if before else {}
+    other = [name for name, digest in before.items() if here.get(name, digest) != digest]
+    if not other:
+        return None
+    return (
+        f"{', '.join(other)} files give other pixels here than where the codes were made (see `hashfaiss info`): codes "
+        "of the same image may differ in a few bits; to have all alike, build another index"
+    )
 
 
 def described(store: CodeStore) -> str:

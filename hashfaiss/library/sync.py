@@ -21,7 +21,7 @@ from hashfaiss.images.finding import PassedOver
 from hashfaiss.indexes import parse_kind
 from hashfaiss.library.faiss_file import commit_faiss
 from hashfaiss.library.known import Known, KnownFiles
-from hashfaiss.library.made_with import noted
+from hashfaiss.library.made_with import note_makers
 from hashfaiss.storage.paths import Int64
 from hashfaiss.storage.places import Places
 from hashfaiss.storage.segments import Row
@@ -71,6 +71,7 @@ class BuildReport:
         skipped_report: the file that names each of them.
         kept: files and folders that could not be looked at, with the reason: images there stay in the index.
         passed_over: files that are no images, by suffix.
+        decoders: which kinds of files give other pixels here than where the codes were made; None for none.
     """
 
     encoded: int = 0
@@ -81,6 +82,7 @@ class BuildReport:
     skipped_report: Path | None = None
     kept: list[tuple[str, str]] = field(default_factory=list)
     passed_over: PassedOver = field(default_factory=PassedOver)
+    decoders: str | None = None
     seconds: float = 0.0
 
     @property
@@ -114,7 +116,7 @@ def build(
         if folder is not None and run.count == 0 and report.unchanged == 0:
             raise _no_images(folder)
         if run.count:
-            store.manifest["made_with"] = noted(store)  # committed with the first codes
+            report.decoders = note_makers(store)
         try:
             run.encode(encoder, strict, progress)
         finally:

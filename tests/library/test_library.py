@@ -273,6 +273,7 @@ def test_verify_and_open_find_damage(index):
     assert set(checked.values()) == {None}
     assert {
         "images",
+        "decoders",
         "encoder.pt",
         index.store.manifest["index"]["file"],
         index.store.manifest["segments"][0]["file"],

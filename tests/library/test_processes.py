@@ -17,6 +17,7 @@ from PIL import Image
 
 from hashfaiss import CodeIndex
 from hashfaiss.errors import HashfaissError, ModelError
+from hashfaiss.images import probes
 from hashfaiss.library import made_with, progress
 from hashfaiss.library.image_index import ImageIndex
 
@@ -114,3 +115,17 @@ def test_the_libraries_that_made_the_codes_are_told(index, photos, monkeypatch):
     assert "then 99.1" in told
     index.store.manifest.pop("made_with")
     assert index.info()["made_with"] == "not stored"
+
+
+def test_a_decoder_that_gives_other_pixels_is_told(index, photos, monkeypatch):
+    assert len(index.store.manifest["decoders"]) == 10
+    assert all(index.store.manifest["decoders"].values())
+    assert index.build(photos, check_content=True).decoders is None
+    decode = probes.decode_image
+    monkeypatch.setattr(probes, "decode_image", lambda data: decode(data) ^ (data[:2] == b"\xff\xd8"))
+    Image.new("RGB", (40, 40)).save(photos / "new.png")
+    told = index.build(photos).decoders
+    assert told.startswith("JPEG, progressive JPEG, grey JPEG, CMYK JPEG files give other pixels here")
+    assert dict(index.verify())["decoders"] == told
+    monkeypatch.undo()
+    assert dict(ImageIndex.open(index.path).verify())["decoders"] is None  # the first to make codes count
