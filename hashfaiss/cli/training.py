@@ -48,8 +48,8 @@ def train(
     """Train a hashing network and write its model file; most methods need labels.
 
     Without --recipe, it learns from EfficientNet-Lite0's ImageNet weights for --minutes (15), with HashNet's loss; with
-    --recipe, --weights none, or --epochs without --freeze, what is not given is as the method's paper has it. The loss curve, metrics.csv
-    and what --resume needs go to a folder beside the model. Examples:
+    --recipe, --weights none, or --epochs without --freeze, what is not given is as the method's paper has it. The loss
+    curve, metrics.csv and what --resume needs go to a folder beside the model. Examples:
 
         hashfaiss train --images photos/ --method dhida --bits 64 --out dhida.pt
 

@@ -42,8 +42,8 @@ FITTED: dict[str, Any] = {"backbone": LITE0}
 def defaults_for_people(images: str | os.PathLike[str], given: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of a training of the images below a folder, where `given` and no recipe says otherwise.
 
-    Who names the epochs of the whole network, random weights, another network or a method that takes its own steps, knows what they want:
-    the rest is then as the method's paper has it.
+    Who names the epochs of the whole network, random weights, another network or a method that takes its own steps,
+    knows what they want: the rest is then as the method's paper has it.
 
     Raises:
         ArgumentError: `images` is not a folder.
@@ -53,7 +53,8 @@ def defaults_for_people(images: str | os.PathLike[str], given: Mapping[str, Any]
     kind = method_class(method)
     network = given.get("network") or method_settings(method).get("network", "hash")
     own_network = network != "hash" or given.get("weights") == "none"
-    own_length = "epochs" in given and not given.get("freeze")  # with it, epochs are those of the hash layer
+    # with --freeze, epochs are those of the hash layer
+    own_length = "epochs" in given and not given.get("freeze")
     if own_network or own_length or issubclass(kind, SteppingMethod):
         return {}
     files = [file for file, _ in labelled_files(images, given.get("labels"))]
