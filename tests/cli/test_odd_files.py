@@ -12,6 +12,8 @@ import pytest
 from commands import runner
 from pictures import posix
 
+from PIL import Image
+
 from hashfaiss.cli import app
 from hashfaiss.encoding.encoder import Encoder
 
@@ -106,6 +108,7 @@ def test_listed_files_that_are_missing_are_left_out_of_a_split(here: Path, photo
 
 def test_the_most_megapixels(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HASHFAISS_MAX_MEGAPIXELS", "200")  # put back afterwards
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)  # as this
     build("--images", "photos", "--max-megapixels", "250")
     assert os.environ["HASHFAISS_MAX_MEGAPIXELS"] == "250"
     build("--images", "photos", "--max-megapixels", "0", code=2)

@@ -100,7 +100,7 @@ def test_build_without_a_model_then_query(flat: Path, tmp_path: Path, monkeypatc
     assert "00.jpg" in run("query", "flat/00.jpg", "-k", "1")
     shutil.copy(flat / "00.jpg", flat / "20.jpg")
     monkeypatch.setattr(unlabelled, "fit_to_folder", pytest.fail)  # the index keeps its model
-    assert "1 encoded, 12 unchanged" in run("build", "--images", "flat")
+    assert "0 encoded, 1 recognised by their contents, 12 unchanged" in run("build", "--images", "flat")
     assert ImageIndex.open("hashfaiss.index").store.manifest["encoder"]["identity"] == first
     told = run("evaluate", "--depth", "5")
     assert "recall@10" in told
