@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from commands import runner
 from pictures import posix
-
 from PIL import Image
 
 from hashfaiss.cli import app
