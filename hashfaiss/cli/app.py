@@ -87,9 +87,9 @@ LabelsOption = Annotated[
     typer.Option("--labels", help="CSV of path,label (several separated by ';') or list file (path 0 1 0 ...)."),
 ]
 IndexOption = Annotated[Path, typer.Option("--index", help="Index folder.")]
-DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")]
+DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps, ...")]
 DevicesOption = Annotated[
-    str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ..., or several, a process for each: cuda:0,cuda:1")
+    str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps, or several, a process for each: cuda:0,cuda:1")
 ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -79,7 +80,8 @@ def build(
     from hashfaiss.cli.console import bar, print_build, say
     from hashfaiss.encoding.encoder import Encoder
     from hashfaiss.indexes import parse_kind
-    from hashfaiss.library.image_index import ENCODER, ImageIndex
+    from hashfaiss.library.image_index import ImageIndex
+    from hashfaiss.library.stored_encoder import ENCODER
     from hashfaiss.library.sync import check_images
     from hashfaiss.storage.manifest import MANIFEST
 
@@ -102,7 +104,7 @@ def build(
         encoder = (
             Encoder.load(index / ENCODER, device, precision)
             if there
-            else _fitted(images[0], bits or 64, labels, device, precision)
+            else _fitted(images, bits or 64, labels, device, precision, exclude or ())
         )
     opened = ImageIndex.create(encoder, index, "auto" if kind is None else kind)
     kept = False
@@ -126,13 +128,17 @@ def build(
         raise typer.Exit(1)
 
 
-def _fitted(images: Path, bits: int, labels: Path | None, device: str, precision: str) -> Encoder:
+def _fitted(
+    images: list[Path], bits: int, labels: Path | None, device: str, precision: str, exclude: Sequence[str]
+) -> Encoder:
     """An encoder for images without labels."""
     from hashfaiss.cli.console import bar, note
-    from hashfaiss.train.unlabelled import fit_to_folder
+    from hashfaiss.train.unlabelled import fit_to_folders
 
     with bar("look at images") as progress:
-        encoder = fit_to_folder(images, bits, labels, device=device, precision=precision, progress=progress)
+        encoder = fit_to_folders(
+            images, bits, labels, device=device, precision=precision, progress=progress, exclude=exclude
+        )
     count = encoder.facts["training_images"]
     fewer = "" if encoder.bits == bits else f" (they are too few for {bits})"
     note(
@@ -163,6 +169,7 @@ def tune(
     memory: Annotated[
         str | None, typer.Option("--memory", help="That codes and FAISS index may take, such as 500MB or 4GB.")
     ] = None,
+    threads: ThreadsOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Measure FAISS kinds on the codes at hand, choose the fastest in batch that reaches the recall, and keep it.

@@ -170,6 +170,8 @@ def evaluate(
     exact: Annotated[
         bool, typer.Option("--exact", help="Have FAISS search on until every answer is certified.")
     ] = False,
+    max_megapixels: MegapixelsOption = None,
+    threads: ThreadsOption = None,
     as_json: JsonOption = False,
     device: DeviceOption = "auto",
 ) -> None:
@@ -242,6 +244,7 @@ def duplicates(
     dry_run: Annotated[
         bool, typer.Option("--dry-run/--no-dry-run", help="Only say what --move-to or --hard-link would do.")
     ] = True,
+    threads: ThreadsOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """List groups of images whose codes lie near each other, directly or through others.

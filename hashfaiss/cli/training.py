@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hashfaiss.cli.app import JsonOption, LabelsOption, app
+from hashfaiss.cli.app import JsonOption, LabelsOption, MegapixelsOption, ThreadsOption, app
 from hashfaiss.cli.settings import takes_settings
 from hashfaiss.errors import ArgumentError
 
@@ -43,6 +43,8 @@ def train(
         typer.Option("--option", help="A constant of the loss, such as gamma=0.2; may be repeated."),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue a training that was cut off.")] = False,
+    max_megapixels: MegapixelsOption = None,
+    threads: ThreadsOption = None,
     **settings: Any,
 ) -> None:
     """Train a hashing network and write its model file; most methods need labels.
@@ -198,6 +200,7 @@ def reproduce(
     split_seed: Annotated[int, typer.Option("--seed-of-split", help="Of the protocol's draw.")] = 0,
     split: Annotated[Path | None, typer.Option("--split", help="Folder of a split's lists, instead.")] = None,
     cutoff: Annotated[int | None, typer.Option("-R", "--cutoff", help="R of mAP@R; default: protocol's.")] = None,
+    threads: ThreadsOption = None,
     **settings: Any,
 ) -> None:
     """Train, index and evaluate the rows of a paper's table, and write it with the paper's numbers beside them.

@@ -140,7 +140,7 @@ class Encoder:
         """Read a model file; loading never runs code from it.
 
         Args:
-            device: "auto", "cpu", "cuda", "cuda:1", ...; of several, as "cuda:0,cuda:1", many image files are
+            device: "auto", "cpu", "cuda", "cuda:1", "mps"; of several, as "cuda:0,cuda:1", many image files are
                 encoded in a process for each (a script needs `if __name__ == "__main__":`), all else on the first.
             precision: "auto", "float32", "bfloat16" or "float16": how fast, not which codes,
                 see `hashfaiss.encoding.precision`.

@@ -255,7 +255,7 @@ def _own_neighbours(
     from hashfaiss.encoding.items import Item
     from hashfaiss.encoding.pipeline import encode_stream
     from hashfaiss.images.finding import image_file
-    from hashfaiss.library.image_index import ENCODER
+    from hashfaiss.library.stored_encoder import ENCODER
 
     if index.path is None:
         return None, []

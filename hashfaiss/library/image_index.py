@@ -7,12 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack, overload
 
-from hashfaiss.errors import (
-    ArgumentError,
-    CorruptIndexError,
-    ImageError,
-    ModelError,
-)
+from hashfaiss.errors import ArgumentError, CorruptIndexError, ImageError
 from hashfaiss.indexes import CodeIndex, Tuning, parse_kind
 from hashfaiss.indexes.tuning import RECALL, Notice
 from hashfaiss.library.answering import How, Search, Wanted, as_list, check_how, combined_hits, searcher, stream_hits
@@ -24,6 +19,7 @@ from hashfaiss.library.made_with import decoders_trouble
 from hashfaiss.library.near_images import Among, near_images
 from hashfaiss.library.progress import shown
 from hashfaiss.library.queries import Queries
+from hashfaiss.library.stored_encoder import ENCODER, stored_encoder
 from hashfaiss.library.sync import BuildReport, Looking, build, check_encoder, check_images, remove
 from hashfaiss.storage.manifest import MANIFEST
 from hashfaiss.storage.store import CodeStore
@@ -37,9 +33,6 @@ if TYPE_CHECKING:
 
     One = str | os.PathLike[str] | Image | int
     Many = list[str] | list[Path] | list[Image] | list[int] | tuple[One, ...]
-
-
-ENCODER = "encoder.pt"
 
 
 class ImageIndex:
@@ -77,7 +70,7 @@ class ImageIndex:
             return cls(store, encoder)
         index = cls.open(folder, encoder)
         try:
-            index._stored_encoder()
+            stored_encoder(index.store, index._device)
         except CorruptIndexError:  # the right one is at hand
             encoder.save(folder / ENCODER)
         return index
@@ -139,26 +132,8 @@ class ImageIndex:
             CorruptIndexError: the index's own encoder is damaged or gone.
         """
         if self._encoder is None:
-            self._encoder = self._stored_encoder()
+            self._encoder = stored_encoder(self.store, self._device)
         return self._encoder
-
-    def _stored_encoder(self) -> Encoder:
-        from hashfaiss.encoding.encoder import Encoder
-
-        assert self.path is not None  # an index in memory is made with its encoder
-        try:
-            encoder = Encoder.load(self.path / ENCODER, self._device)
-        except ModelError as error:
-            raise CorruptIndexError(
-                f"the index's encoder cannot be used: {error}; a copy of it, given to `hashfaiss build` as --model, "
-                "mends this; without one, delete the index folder and build again"
-            ) from None
-        if encoder.identity != self.store.manifest["encoder"]["identity"]:
-            raise CorruptIndexError(
-                f"{str(self.path / ENCODER)!r} is not the encoder that made the codes: restore it from a copy, or "
-                "delete the index folder and build again"
-            )
-        return encoder
 
     @property
     def codes(self) -> CodeIndex:
@@ -404,7 +379,7 @@ class ImageIndex:
         trouble = None
         if self.path is not None:
             try:
-                self._stored_encoder()
+                stored_encoder(self.store, self._device)
             except CorruptIndexError as error:
                 trouble = str(error)
             yield ENCODER, trouble

@@ -225,6 +225,15 @@ def label_matrix(names: Sequence[tuple[str, ...]], classes: Sequence[str]) -> Te
     return matrix
 
 
+def drawn_batches(chosen: Tensor, size: int, generator: torch.Generator) -> Sequence[Tensor]:
+    """The numbers `chosen` (n,), shuffled, `size` at a time; what would be a last one alone goes with those before."""
+    order = chosen[torch.randperm(len(chosen), generator=generator)]
+    batches = list(torch.split(order, size))
+    if len(batches[-1]) == 1 and len(batches) > 1:  # batch norm needs two
+        batches[-2:] = [torch.cat(batches[-2:])]
+    return batches
+
+
 def _digest(pixels: Tensor) -> str:
     """sha256 of a uint8 tensor, also of one that lies in a file and is larger than memory."""
     found = hashlib.sha256()

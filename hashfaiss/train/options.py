@@ -71,7 +71,7 @@ class TrainOptions:
         queries, database, cutoff: label files and R for "on-queries".
         evaluate_every: epochs between validations; the last epoch always has one.
         seed: of weights, order, augmentation and validation split.
-        device: "auto", "cpu", "cuda", "cuda:1", ...
+        device: "auto", "cpu", "cuda", "cuda:1", "mps", ...
         precision: "auto", "float32", "bfloat16" or "float16", of the forward pass.
     """
 
@@ -127,7 +127,7 @@ class TrainOptions:
     database: Path | None = None
     cutoff: int | None = setting(least=1)
     seed: int = setting("Same seed, same weights (on a CPU).", 0, least=0)
-    device: str = setting("auto, cpu, cuda, cuda:1, ...", "auto")
+    device: str = setting("auto, cpu, cuda, cuda:1, mps, ...", "auto")
     precision: str = setting("auto, float32, bfloat16 or float16.", "auto")
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from hashfaiss.networks import NETWORKS
 from hashfaiss.networks.weights import licence_trouble, load_weights, weights_identity
 from hashfaiss.train.budget import LENGTH, fit_into_minutes
 from hashfaiss.train.checks import check_training_set
-from hashfaiss.train.data import TrainingData, augment_batch, load_training_data
+from hashfaiss.train.data import TrainingData, augment_batch, drawn_batches, load_training_data
 from hashfaiss.train.frozen import Frozen, freeze
 from hashfaiss.train.methods import Method, Shallow, SteppingMethod, build_method, method_class
 from hashfaiss.train.optimisers import build_optimiser
@@ -226,7 +226,7 @@ class _Run:
         chosen = self.method.start_epoch(number, generator)
         chosen = torch.arange(len(self.images)) if chosen is None else chosen.cpu()
         clock.start_epoch(number, len(chosen))
-        for indices in _batches(chosen, self.settings.batch, generator):
+        for indices in drawn_batches(chosen, self.settings.batch, generator):
             rate = self._learning_rate(number, clock.done / len(chosen))
             total += self._step(indices, generator, rate) * len(indices)
             clock.tick(len(indices), total)
@@ -395,11 +395,3 @@ def _identity(settings: Settings, data: TrainingData) -> dict[str, Any]:
     """What two sittings of one training have in common."""
     kept = {name: value for name, value in asdict(settings).items() if name not in FREE_SETTINGS}
     return {**kept, "weights": weights_identity(settings.weights), "images and labels": data.fingerprint}
-
-
-def _batches(chosen: Tensor, size: int, generator: torch.Generator) -> Sequence[Tensor]:
-    order = chosen[torch.randperm(len(chosen), generator=generator)]
-    batches = list(torch.split(order, size))
-    if len(batches[-1]) == 1 and len(batches) > 1:  # batch norm needs two
-        batches[-2:] = [torch.cat(batches[-2:])]
-    return batches

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -33,8 +34,8 @@ SAMPLE = 20_000  # images ITQ is fitted to: twice as many change nothing that ca
 LEAST = 9  # images, for 8 bits
 
 
-def fit_to_folder(
-    folder: str | os.PathLike[str],
+def fit_to_folders(
+    folders: Sequence[str | os.PathLike[str]],
     bits: int = 64,
     labels: str | os.PathLike[str] | None = None,
     sample: int = SAMPLE,
@@ -42,24 +43,28 @@ def fit_to_folder(
     device: str = "auto",
     precision: str = "auto",
     progress: Callable[[int, int], None] = lambda done, total: None,
+    exclude: Sequence[str] = (),
 ) -> Encoder:
-    """Fit ITQ to EfficientNet-Lite0's features (ImageNet weights, no download) of images below `folder`.
+    """Fit ITQ to EfficientNet-Lite0's features (ImageNet weights, no download) of images below `folders`.
 
     The encoder remembers the codes of the images it was fitted to, so that an index of them computes no feature twice.
 
     Args:
-        folder: of images; what names its folders have does not matter.
+        folders: of images; what names folders in them have does not matter.
         bits: K; of fewer than K + 1 different images, the largest power of two that they allow, 8 at least.
         labels: a label file, of which the images it lists are taken and no label.
         sample: images it is fitted to at most, drawn with `seed`.
         device, precision: see `Encoder.load`; with several devices, the first looks at the images.
         progress: called with (images done, images to do).
+        exclude: patterns of names to leave out, see `hashfaiss.images.find_images`.
 
     Raises:
-        ArgumentError: `folder` is not a folder, or K is out of range.
+        ArgumentError: one of `folders` is not a folder, or K is out of range.
         TrainingError: fewer than 9 images that can be read.
     """
-    files = [file for file, _ in labelled_files(folder, labels)]
+    found = (labelled_files(folder, labels, exclude=exclude) for folder in folders)
+    files = list({file.path: file for file, _ in chain.from_iterable(found)}.values())
+    named = ", ".join(repr(os.fspath(folder)) for folder in folders)
     if len(files) > sample:
         drawn = np.random.default_rng(seed).choice(len(files), sample, replace=False)
         files = [files[number] for number in np.sort(drawn)]
@@ -70,14 +75,14 @@ def fit_to_folder(
     if count < LEAST:
         reason = f"; {skipped[0][0]!r} cannot be read: {skipped[0][1]}" if skipped else ""
         raise TrainingError(
-            f"{os.fspath(folder)!r} holds {count} image{'s' * (count != 1)} that can be read{reason}: fitting a model "
+            f"{named}: {count} image{'s' * (count != 1)} that can be read{reason}: fitting a model "
             f"to images without labels takes {LEAST} or more; give more, or a model with --model"
         )
     method = ITQ(torch.zeros(count, 0), _bits_that_fit(bits, different))
     try:
         tensors = method.fit(features, torch.Generator().manual_seed(seed))
     except ArgumentError as error:  # images that are all alike
-        raise TrainingError(f"a model cannot be fitted to {os.fspath(folder)!r}: {error}") from None
+        raise TrainingError(f"a model cannot be fitted to {named}: {error}") from None
     encoder = _encoder(backbone, method.bits, files, device, precision)
     network: Any = encoder.network
     network.fill(tensors)

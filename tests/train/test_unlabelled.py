@@ -18,7 +18,7 @@ from hashfaiss.images.typical import typical_size
 from hashfaiss.library.image_index import ImageIndex
 from hashfaiss.networks.features import FeatureHash
 from hashfaiss.train import unlabelled
-from hashfaiss.train.unlabelled import fit_to_folder
+from hashfaiss.train.unlabelled import fit_to_folders
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def flat(photos: Path, tmp_path: Path) -> Path:
 
 def test_an_index_of_the_folder_has_the_codes_the_saved_encoder_gives(flat: Path, tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
-    encoder = fit_to_folder(flat, bits=8, device="cpu", progress=lambda *at: seen.append(at))
+    encoder = fit_to_folders([flat], bits=8, device="cpu", progress=lambda *at: seen.append(at))
     assert (encoder.bits, encoder.method, encoder.labels, encoder.preprocessing.size) == (8, "itq", [], 128)
     assert (encoder.facts["training_images"], encoder.facts["skipped_images"]) == (12, 1)
     assert seen[-1] == (13, 13)
@@ -51,7 +51,7 @@ def test_features_are_computed_once(flat: Path, tmp_path: Path, monkeypatch: pyt
     through = []
     vectors = FeatureHash.vectors
     monkeypatch.setattr(FeatureHash, "vectors", lambda net, x: through.append(len(x)) or vectors(net, x))
-    encoder = fit_to_folder(flat, bits=8, device="cpu")
+    encoder = fit_to_folders([flat], bits=8, device="cpu")
     encoder.to_index(flat, tmp_path / "x.index")
     # again only what lies too near zero, and a few of those twice: once in float32, once in float64
     again = 12 - len(encoder.remembered.digests if encoder.remembered else [])
@@ -61,10 +61,10 @@ def test_features_are_computed_once(flat: Path, tmp_path: Path, monkeypatch: pyt
 
 def test_a_sample_is_seeded_and_the_rest_encoded(flat: Path, tmp_path: Path) -> None:
     (flat / "99.jpg").unlink()
-    encoder = fit_to_folder(flat, bits=8, sample=10, seed=3, device="cpu")
+    encoder = fit_to_folders([flat], bits=8, sample=10, seed=3, device="cpu")
     assert encoder.facts["training_images"] == 10
-    assert fit_to_folder(flat, bits=8, sample=10, seed=3, device="cpu").identity == encoder.identity
-    assert fit_to_folder(flat, bits=8, sample=10, seed=4, device="cpu").identity != encoder.identity
+    assert fit_to_folders([flat], bits=8, sample=10, seed=3, device="cpu").identity == encoder.identity
+    assert fit_to_folders([flat], bits=8, sample=10, seed=4, device="cpu").identity != encoder.identity
     index = encoder.to_index(flat, tmp_path / "x.index")
     assert len(index) == 12
     encoder.remembered = None
@@ -72,7 +72,19 @@ def test_a_sample_is_seeded_and_the_rest_encoded(flat: Path, tmp_path: Path) -> 
 
 
 def test_fewer_images_get_fewer_bits(flat: Path) -> None:
-    assert fit_to_folder(flat, device="cpu").bits == 8
+    assert fit_to_folders([flat], device="cpu").bits == 8
+
+
+def test_several_folders_count_and_what_is_excluded_does_not(flat: Path, tmp_path: Path) -> None:
+    (tmp_path / "more").mkdir()
+    for file in flat.glob("0[0-5].*"):
+        file.rename(tmp_path / f"more/{file.stem}_x{file.suffix}")
+    both = flat, tmp_path / "more"
+    assert fit_to_folders(both, bits=8, device="cpu").facts["training_images"] == 12
+    assert fit_to_folders([*both, flat], bits=8, device="cpu").facts["training_images"] == 12
+    assert fit_to_folders(both, bits=8, device="cpu", exclude=["0[01]_x*"]).facts["training_images"] == 10
+    run("build", "--images", str(flat), "--images", str(both[1]), "--exclude", "00_x*", "--index", str(tmp_path / "i"))
+    assert Encoder.load(tmp_path / "i/encoder.pt").facts["training_images"] == 11
 
 
 def test_what_no_model_can_be_fitted_to_is_told(tmp_path: Path, flat: Path) -> None:
@@ -83,14 +95,14 @@ def test_what_no_model_can_be_fitted_to_is_told(tmp_path: Path, flat: Path) -> N
         shutil.copy(flat / name, few)
     for number in range(12):
         Image.new("RGB", (20, 20), "red").save(alike / f"{number}.png")
-    with pytest.raises(TrainingError, match=r"holds 3 images that can be read: .* takes 9 or more"):
-        fit_to_folder(few, device="cpu")
+    with pytest.raises(TrainingError, match=r"few': 3 images that can be read: .* takes 9 or more"):
+        fit_to_folders([few], device="cpu")
     with pytest.raises(TrainingError, match="all look alike"):
-        fit_to_folder(alike, device="cpu")
+        fit_to_folders([alike], device="cpu")
     with pytest.raises(ArgumentError, match="does not exist"):
-        fit_to_folder(tmp_path / "gone")
+        fit_to_folders([tmp_path / "gone"])
     with pytest.raises(ArgumentError, match="bits"):
-        fit_to_folder(flat, bits=0)
+        fit_to_folders([flat], bits=0)
 
 
 def test_build_without_a_model_then_query(flat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,7 +111,7 @@ def test_build_without_a_model_then_query(flat: Path, tmp_path: Path, monkeypatc
     first = ImageIndex.open("hashfaiss.index").store.manifest["encoder"]["identity"]
     assert "00.jpg" in run("query", "flat/00.jpg", "-k", "1")
     shutil.copy(flat / "00.jpg", flat / "20.jpg")
-    monkeypatch.setattr(unlabelled, "fit_to_folder", pytest.fail)  # the index keeps its model
+    monkeypatch.setattr(unlabelled, "fit_to_folders", pytest.fail)  # the index keeps its model
     assert "0 encoded, 1 recognised by their contents, 12 unchanged" in run("build", "--images", "flat")
     assert ImageIndex.open("hashfaiss.index").store.manifest["encoder"]["identity"] == first
     told = run("evaluate", "--depth", "5")
