@@ -18,6 +18,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from hashfaiss.errors import ArgumentError, ImageError
 from hashfaiss.images.colours import eight_bits, foreign_profile, over_white, standard_colours
+from hashfaiss.images.deep_tiff import is_deep, is_negative, read_deep
 from hashfaiss.images.sniffing import AVIF_BRANDS, ISO_BRANDS, brands
 
 if TYPE_CHECKING:
@@ -123,13 +124,22 @@ def _decode(data: bytes, most: int) -> Tensor:
     _check_pixels(image.width, image.height, most)
     wide = image.format == "PNG" and data[24] == 16 and image.mode != "I;16"
     if wide:  # Pillow reads the upper 8 bits alone
-        return eight_bits(_torchcodec(data, "RGB_ALPHA", torch.uint16))
+        return _in_colours_of(image, eight_bits(_torchcodec(data, "RGB_ALPHA", torch.uint16)))
+    if is_deep(image):
+        return _in_colours_of(image, eight_bits(read_deep(data, open_image)))
     if foreign_profile(image) is None:
         plain_jpeg = image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB")
         plain_png = image.format == "PNG" and image.mode in ("L", "RGB") and "transparency" not in image.info
         if plain_jpeg or (plain_png and not getattr(image, "is_animated", False)):
             return _torchcodec(data)
     return from_pillow(image)
+
+
+def _in_colours_of(image: Image.Image, pixels: Tensor) -> Tensor:
+    """Pixels, uint8 (3, height, width), in the colours of sRGB by the profile of the image they are of."""
+    made = Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
+    made.info["icc_profile"] = image.info.get("icc_profile")
+    return pixels if foreign_profile(made) is None else from_pillow(made)
 
 
 _ADVICE = f" (--max-megapixels or {MEGAPIXELS} allows more)"
@@ -168,6 +178,7 @@ def from_pillow(image: Image.Image) -> Tensor:
     Raises:
         ImageError: its file is damaged or closed, it has no pixels, or its values are no colours.
     """
+    negative = is_negative(image)
     try:
         image.seek(0)
         image = ImageOps.exif_transpose(image)  # reads the pixels, where they were not yet read
@@ -181,7 +192,8 @@ def from_pillow(image: Image.Image) -> Tensor:
             raise ImageError(None, "32-bit values, which are no colours")
         clear = image.info.get("transparency")
         alpha = np.where(values == clear, 0, 65535) if isinstance(clear, int) else np.full_like(values, 65535)
-        return eight_bits(torch.from_numpy(np.stack([values, values, values, alpha]).astype(np.uint16)))
+        grey = eight_bits(torch.from_numpy(np.stack([values, values, values, alpha]).astype(np.uint16)))
+        return 255 - grey if negative else grey
     if image.mode == "F":
         raise ImageError(None, "floating-point values, which are no colours")
     pixels = np.array(over_white(standard_colours(image)))

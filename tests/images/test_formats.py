@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 import pillow_heif
 import pytest
-from pictures import NOISE, ORIENTATION, SMOOTH, WORDS, decoded, encoded, png, png_rows, reason
+from pictures import NOISE, ORIENTATION, SMOOTH, WORDS, decoded, encoded, png, png_rows, profile, reason
 from PIL import Image, ImageCms, ImageOps
 
 from hashfaiss.errors import ArgumentError
@@ -73,36 +72,6 @@ def test_heic_without_its_library_says_what_is_missing(monkeypatch: pytest.Monke
     assert reason(lambda: decode_image(data)) == (
         "HEIC, for which pillow-heif (libheif) is missing: pip install pillow-heif"
     )
-
-
-def profile(gamma: float) -> bytes:
-    """A profile of sRGB's primaries with another gamma, as a minimal ICC file."""
-
-    def fixed(value: float) -> bytes:
-        return struct.pack(">i", round(value * 65536))
-
-    tags = {
-        b"desc": b"desc" + bytes(4) + struct.pack(">I", 6) + b"other\0" + bytes(79),
-        b"cprt": b"text" + bytes(4) + b"none\0\0\0\0",
-    }
-    tags[b"wtpt"] = b"XYZ " + bytes(4) + fixed(0.9642) + fixed(1) + fixed(0.8249)
-    primaries = {
-        b"rXYZ": (0.4361, 0.2225, 0.0139),
-        b"gXYZ": (0.3851, 0.7169, 0.0971),
-        b"bXYZ": (0.1431, 0.0606, 0.7141),
-    }
-    for name, colour in primaries.items():
-        tags[name] = b"XYZ " + bytes(4) + b"".join(map(fixed, colour))
-    for name in (b"rTRC", b"gTRC", b"bTRC"):
-        tags[name] = b"curv" + bytes(4) + struct.pack(">IH", 1, round(gamma * 256)) + bytes(2)
-    at, table, body = 128 + 4 + 12 * len(tags), b"", b""
-    for name, data in tags.items():
-        data += bytes(-len(data) % 4)
-        table += name + struct.pack(">II", at + len(body), len(data))
-        body += data
-    head = struct.pack(">I4sI4s4s4s12x4s", at + len(body), b"none", 0x02100000, b"mntr", b"RGB ", b"XYZ ", b"acsp")
-    head += bytes(28) + fixed(0.9642) + fixed(1) + fixed(0.8249)
-    return head.ljust(128, b"\0") + struct.pack(">I", len(tags)) + table + body
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "WEBP"])
