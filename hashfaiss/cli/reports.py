@@ -23,6 +23,13 @@ def print_report(report: IndexReport) -> None:
             ]
             print_table(("order", "mAP"), rows)
     else:
+        say("No labels on both sides: no retrieval metrics.")
+    if report.albums:
+        say(
+            "The model learned from no labels, and these are mostly names of folders. Where a folder is an album and no"
+        )
+        say("class, the figures above say little, and those of the neighbours say how good the codes are.")
+    if report.albums or report.retrieval is None:
         _print_neighbours(report.neighbours)
     _print_health(report)
 
@@ -63,10 +70,9 @@ def _print_retrieval(found: RetrievalReport) -> None:
 
 
 def _print_neighbours(found: NeighbourReport | None) -> None:
-    say("No labels on both sides: no retrieval metrics.")
     if found is None:
         say(
-            "No neighbours by the network's real features either: that takes the index's encoder, and at least "
+            "No neighbours by the network's real features: that takes the index's encoder, and at least "
             f"{FEWEST_READ} of its images in the sample, unaltered."
         )
         say()

@@ -228,6 +228,9 @@ def duplicates(
         Path | None,
         typer.Option("--reference", help="Folder: list what of all else is near its images, each with the nearest."),
     ] = None,
+    rotations: Annotated[
+        bool, typer.Option("--rotations", help="Also images that are turned or mirrored; reads all of them again.")
+    ] = False,
     html: Annotated[Path | None, typer.Option("--html", help="Also draw the groups as this page.")] = None,
     ignore_file: Annotated[
         Path | None, typer.Option("--ignore-file", help="Groups to pass over: lines of --json, in a file.")
@@ -244,8 +247,10 @@ def duplicates(
     dry_run: Annotated[
         bool, typer.Option("--dry-run/--no-dry-run", help="Only say what --move-to or --hard-link would do.")
     ] = True,
+    max_megapixels: MegapixelsOption = None,
     threads: ThreadsOption = None,
     as_json: JsonOption = False,
+    device: DeviceOption = "auto",
 ) -> None:
     """List groups of images whose codes lie near each other, directly or through others.
 
@@ -253,6 +258,9 @@ def duplicates(
     model sees as alike: few bits, or a model that separates classes only, make large groups. The distance beside each
     image is from the first of its group. With --json, a group a line. With --html, also one HTML page with thumbnails,
     which needs no other file; of many groups and images it shows the first.
+
+    --rotations also finds what was turned by quarters or mirrored: each image is asked with as its 8 views. That takes
+    as long as encoding all of them 8 times, and a --radius of a few bits. Distances are those of the nearest views.
 
     Nothing is deleted. With --move-to or --hard-link, one file of each group is kept, and with --no-dry-run the others
     are moved, or those with the very same bytes linked. Links, and files behind them, are left alone. Examples:
@@ -265,6 +273,7 @@ def duplicates(
     """
     from hashfaiss.cli.console import bar, note, shown_path
     from hashfaiss.library.image_index import ImageIndex
+    from hashfaiss.library.near_images import Among
     from hashfaiss.library.resolving import KEEP, Dismissed
 
     if move_to and hard_link:
@@ -274,8 +283,9 @@ def duplicates(
     if html:
         _check_target(html.parent, html)
     with bar("duplicates") as progress:
-        opened = ImageIndex.open(index)
-        found = opened.duplicates(radius, progress, link=link, between=between, reference=reference)
+        opened = ImageIndex.open(index, device=device)
+        among = Among(link=link, between=between, reference=reference, rotations=rotations, unread=_unread)
+        found = opened.duplicates(radius, progress, **among)
         if ignore_file:
             found = Dismissed(ignore_file).without(found)
         groups = _listed(found, radius, as_json)
@@ -290,6 +300,12 @@ def duplicates(
                 pass
     if html:
         note(f"page: {shown_path(str(html))}")
+
+
+def _unread(path: str, reason: str) -> None:
+    from hashfaiss.cli.console import note, shown_path
+
+    note(f"not turned {shown_path(path)}: {reason}")
 
 
 def _resolved(

@@ -57,8 +57,10 @@ class IndexReport:
         health: of the index's codes.
         buckets: how evenly they fill hash buckets.
         asymmetric: mAP when the queries' real outputs order ties, or all; None where not asked for.
-        neighbours: how well codes keep the neighbours by the network's real features, where there are no labels; None
-            with labels, for an index in memory, and where its encoder or all but 2 of its images are gone or altered.
+        neighbours: how well codes keep the neighbours by the network's real features, where there are no labels or
+            `albums`; None with labels, for an index in memory, and where its encoder or all but 2 of its images are
+            gone or altered.
+        albums: the index's own images asked, and its encoder learned from no labels: theirs may be names of albums.
     """
 
     kind: str
@@ -72,6 +74,7 @@ class IndexReport:
     buckets: BucketReport
     asymmetric: AsymmetricReport | None = None
     neighbours: NeighbourReport | None = None
+    albums: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """The report ready for JSON."""
@@ -87,6 +90,7 @@ class IndexReport:
             "buckets": self.buckets.to_dict(),
             "asymmetric": self.asymmetric.to_dict() if self.asymmetric else None,
             "neighbours": self.neighbours.to_dict() if self.neighbours else None,
+            "albums": self.albums,
         }
 
     def plot(self, folder: str | os.PathLike[str]) -> list[Path]:
@@ -140,8 +144,8 @@ def evaluate_index(
         labels: label file of the queries (only images it lists are asked with).
         depth: ranks at which agreement is checked; None: all up to 100,000 images, else 1,000.
         cutoff, norm: of mAP@R, see `evaluation.average_precision`.
-        sample, seed: without `queries`, ask with this many images drawn at random; 0 asks with all. Without labels, so
-            many (up to 20,000) are read again for `IndexReport.neighbours`.
+        sample, seed: without `queries`, ask with this many images drawn at random; 0 asks with all. So many
+            (up to 20,000) are read again for `IndexReport.neighbours`.
         progress: called with (queries compared, queries), then, without labels, with (images read again, images).
         rerank: "asymmetric" also measures mAP under the order of the queries' real outputs.
         exact: FAISS probes on until every answer is certified; without it, as an approximate search answers: as its
@@ -163,7 +167,9 @@ def evaluate_index(
         asked = _own_images(codes, image_labels, sample, seed)
     agreement = _agreement(index, asked.codes, codes, ids, depth, exact, progress)
     retrieval, asymmetric = _by_labels(index, asked, codes, image_labels, cutoff, norm, rerank)
-    neighbours, unread = (None, []) if retrieval else _own_neighbours(index, codes, rows, sample, seed, progress)
+    albums = retrieval is not None and queries is None and _learned_no_labels(index)
+    told = retrieval is not None and not albums
+    neighbours, unread = (None, []) if told else _own_neighbours(index, codes, rows, sample, seed, progress)
     return IndexReport(
         kind=str(index.codes.kind),
         depth=depth,
@@ -176,6 +182,7 @@ def evaluate_index(
         buckets=bucket_report(codes, index.bits),
         asymmetric=asymmetric,
         neighbours=neighbours,
+        albums=albums,
     )
 
 
@@ -246,6 +253,14 @@ def _by_labels(
         database = Database(codes, index.bits, labels)
         asymmetric = evaluate_asymmetric(asked.outputs, asked.labels, database, cutoff, norm)
     return retrieval, asymmetric
+
+
+def _learned_no_labels(index: ImageIndex) -> bool:
+    """Whether the index's encoder was made of images alone."""
+    try:
+        return index.path is not None and not index.encoder.labels
+    except CorruptIndexError:
+        return False
 
 
 def _own_neighbours(

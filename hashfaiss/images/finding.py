@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +15,7 @@ from hashfaiss.images.sniffing import DRAWN_SUFFIX, SUFFIXES, trouble
 INT64 = 1 << 63
 
 OnSkip = Callable[[str, str], None]
+Identity = tuple[int, int]  # device and inode
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,24 +110,79 @@ def find_files(
     folder: str | os.PathLike[str], on_skip: OnSkip | None = None, exclude: Sequence[str] = ()
 ) -> Iterator[ImageFile]:
     """As `find_images`, but files whose names say nothing are not opened: all of them are yielded."""
+    return (file for file, _ in _Walk(root_of(folder), on_skip, Excluded(exclude)).files())
+
+
+def find_named_files(
+    folder: str | os.PathLike[str], on_skip: OnSkip | None = None, exclude: Sequence[str] = ()
+) -> Iterator[tuple[ImageFile, list[str]]]:
+    """As `find_files`, each with all its names below `folder`: hard links, and links to it. Files of several come last.
+
+    Of linked folders that lead to the same files, the first gives them their names.
+    """
+    root, excluded = root_of(folder), Excluded(exclude)
+    return _named(_Walk(root, on_skip, excluded), _Walk(root, None, excluded))
+
+
+def _named(walk: _Walk, before: _Walk) -> Iterator[tuple[ImageFile, list[str]]]:
+    links = before.links()
+    several: list[tuple[ImageFile, Identity]] = []
+    for file, identity in walk.files():
+        if identity is not None and (identity in walk.names or identity in links):
+            several.append((file, identity))
+        else:
+            yield file, [file.path]
+    for file, identity in several:
+        yield file, list(dict.fromkeys([file.path, *walk.names.get(identity, ()), *links.get(identity, ())]))
+
+
+def root_of(folder: str | os.PathLike[str]) -> str:
+    """The absolute path of a folder; ArgumentError for anything else."""
     root = os.path.abspath(os.fspath(folder))  # a link is kept as it is named
     if not os.path.isdir(root):
         what = "is a file" if os.path.exists(root) else "does not exist"
         raise ArgumentError(f"{os.fspath(folder)!r} {what}: give a folder of images")
-    return _Walk(root, on_skip, Excluded(exclude)).files()
+    return root
+
+
+def identity_of(status: os.stat_result) -> Identity | None:
+    """What is the same of all names of a file; None on file systems that have no such thing."""
+    return (status.st_dev, status.st_ino) if status.st_ino else None
 
 
 class _Walk:
-    """One walk through a folder, in which each folder and each file comes once."""
+    """One walk through a folder, in which each folder and each file comes once.
+
+    Attributes:
+        names: of files that may have several: all that the walk came to so far.
+    """
 
     def __init__(self, root: str, on_skip: OnSkip | None, excluded: Excluded) -> None:
         self._root, self._on_skip, self._excluded = root, on_skip, excluded
         self._real = os.path.join(os.path.realpath(root), "")
-        self._folders: set[tuple[int, int]] = set()
-        self._files: set[tuple[int, int]] = set()  # those that may have another name
+        self._folders: set[Identity] = set()
+        self.names: dict[Identity, list[str]] = {}
 
-    def files(self) -> Iterator[ImageFile]:
-        waiting = [(self._root, False)]  # folders, and whether a link led there
+    def files(self) -> Iterator[tuple[ImageFile, Identity | None]]:
+        for folder, names, links, linked in self._listings():
+            for name in names:
+                found = self._file(os.path.join(folder, name), name in links, linked)
+                if found is not None:
+                    yield found
+
+    def links(self) -> dict[Identity, list[str]]:
+        """Links to files that the walk comes to without them, by the file."""
+        found: dict[Identity, list[str]] = {}
+        for folder, names, links, _ in self._listings():
+            for path in (os.path.join(folder, name) for name in names if name in links):
+                with contextlib.suppress(OSError, ValueError):
+                    if (identity := identity_of(os.stat(path))) and self._found_anyway(path):
+                        found.setdefault(identity, []).append(path)
+        return found
+
+    def _listings(self) -> Iterator[tuple[str, list[str], set[str], bool]]:
+        """Folders, the names of their files, in order, which names are links, and whether a link led there."""
+        waiting = [(self._root, False)]
         while waiting:
             folder, linked = waiting.pop()
             listed = self._listed(folder)
@@ -136,11 +193,7 @@ class _Walk:
                 path = os.path.join(folder, name)
                 if not (name in links and self._found_anyway(path)):
                     waiting.append((path, linked or name in links))
-            names.sort()
-            for name in names:
-                file = self._file(os.path.join(folder, name), name in links, linked)
-                if file is not None:
-                    yield file
+            yield folder, sorted(names), links, linked
 
     def _listed(self, folder: str) -> tuple[list[str], list[str], set[str]] | None:
         """Names of files, folders and links; None for a folder that cannot be listed, or was."""
@@ -148,8 +201,11 @@ class _Walk:
         folders: list[str] = []
         links: set[str] = set()
         try:
-            if not self._new(self._folders, os.stat(folder)):
+            identity = identity_of(os.stat(folder))
+            if identity in self._folders:
                 return None
+            if identity is not None:
+                self._folders.add(identity)
             with os.scandir(folder) as listing:
                 for entry in listing:
                     if entry.name.startswith("."):
@@ -169,18 +225,22 @@ class _Walk:
             return None
         return names, folders, links
 
-    def _file(self, path: str, link: bool, linked: bool) -> ImageFile | None:
+    def _file(self, path: str, link: bool, linked: bool) -> tuple[ImageFile, Identity | None] | None:
         """The file at `path`, unless it is one already or will be one under another name."""
+        named = os.path.splitext(path)[1].lower() in SUFFIXES
         try:
             status = os.stat(path)
         except (OSError, ValueError):
-            # a name that says nothing and leads nowhere was no image
-            return ImageFile(path, 0, 0) if os.path.splitext(path)[1].lower() in SUFFIXES else None
-        again = status.st_nlink > 1 or linked or link
-        if (link and self._found_anyway(path)) or (again and not self._new(self._files, status)):
+            return (ImageFile(path, 0, 0), None) if named else None  # a name that says nothing was no image
+        if link and self._found_anyway(path):
             return None
-        named = os.path.splitext(path)[1].lower() in SUFFIXES
-        return _described(path, status) if named or stat.S_ISREG(status.st_mode) else None
+        identity = identity_of(status)
+        if identity is not None and (status.st_nlink > 1 or linked or link):
+            names = self.names.setdefault(identity, [])
+            names.append(path)
+            if len(names) > 1:
+                return None
+        return (_described(path, status), identity) if named or stat.S_ISREG(status.st_mode) else None
 
     def _found_anyway(self, link: str) -> bool:
         """Whether the walk comes to what a link leads to without it."""
@@ -189,16 +249,6 @@ class _Walk:
             return os.path.join(real, "") == self._real
         below = real[len(self._real) :]
         return not any(part.startswith(".") for part in below.split(os.sep)) and not self._excluded.any_of(below)
-
-    @staticmethod
-    def _new(seen: set[tuple[int, int]], status: os.stat_result) -> bool:
-        """Whether this file or folder was not seen yet; one that has no inode is never known again."""
-        identity = (status.st_dev, status.st_ino)
-        if identity in seen:
-            return False
-        if status.st_ino:
-            seen.add(identity)
-        return True
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

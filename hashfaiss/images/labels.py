@@ -1,6 +1,7 @@
 """Labels of images: from class folders, a CSV file, or the list files of deep-hashing papers.
 
-- Class folders: an image's label is the name of the folder it lies in.
+- Class folders: an image's label is the name of the folder it lies in; one that has names in several folders (hard
+  links, or links to it) has the labels of all.
 - CSV: `path,label` a line, several labels separated by `;`. A header line may stand first, whatever it says: a first
   path that is no file of the folder and has no image's suffix, where others have one.
 - List files: a path, then one 0 or 1 for each class, separated by spaces; classes are named by their number.
@@ -18,6 +19,7 @@ A file whose first line ends in numbers is a list file, unless that line is also
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import os
@@ -25,7 +27,15 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from hashfaiss.errors import LabelError
-from hashfaiss.images.finding import ImageFile, find_files, find_images, image_file
+from hashfaiss.images.finding import (
+    Identity,
+    ImageFile,
+    find_named_files,
+    identity_of,
+    image_file,
+    is_image,
+    root_of,
+)
 from hashfaiss.images.sniffing import SUFFIXES
 from hashfaiss.wording import composed
 
@@ -49,10 +59,10 @@ def labelled_files(
         ArgumentError: `folder` is not a folder.
         LabelError: `labels_file` cannot be read, or lists no file that exists.
     """
-    files = (find_images if opened else find_files)(folder, on_skip, exclude)
-    root = os.path.abspath(os.fspath(folder))
+    root = root_of(folder)
     if labels_file is None:
-        return ((file, _folder_label(file.path, root)) for file in files)
+        named = find_named_files(folder, on_skip, exclude)
+        return ((file, _folder_labels(names, root)) for file, names in named if not opened or is_image(file))
     listed = read_label_file(labels_file, root)
     if not any(os.path.isfile(_spelt(os.path.join(root, path))) for path in listed):
         raise LabelError(
@@ -75,11 +85,12 @@ def _spelt(path: str) -> str:
 
 
 class _Shortest:
-    """The one name below a folder of a file there, through whatever links it is named; other names stay."""
+    """The one name below a folder of a file there, through whatever links it is named; of hard links, the first."""
 
     def __init__(self, root: str) -> None:
         self._root, self._real = root, os.path.join(os.path.realpath(root), "")
         self._folders: dict[str, str] = {}
+        self._linked: dict[Identity, str] = {}
 
     def __call__(self, path: str) -> str:
         folder, name = os.path.split(os.path.normpath(path))
@@ -88,7 +99,12 @@ class _Shortest:
         real = os.path.join(self._folders[folder], name)
         if os.path.islink(real):
             real = os.path.realpath(real)
-        return os.path.join(self._root, real[len(self._real) :]) if real.startswith(self._real) else path
+        path = os.path.join(self._root, real[len(self._real) :]) if real.startswith(self._real) else path
+        with contextlib.suppress(OSError, ValueError):
+            status = os.stat(path)
+            if status.st_nlink > 1 and (identity := identity_of(status)):
+                return self._linked.setdefault(identity, path)
+        return path
 
 
 def labelled_images(
@@ -127,9 +143,9 @@ def labelled_images(
     return images
 
 
-def _folder_label(path: str, root: str) -> Labels:
-    folder = os.path.dirname(path)
-    return () if folder == root else (composed(os.path.basename(folder)),)
+def _folder_labels(names: Iterable[str], root: str) -> Labels:
+    folders = dict.fromkeys(map(os.path.dirname, names))
+    return tuple(dict.fromkeys(composed(os.path.basename(folder)) for folder in folders if folder != root))
 
 
 def read_label_file(file: str | os.PathLike[str], folder: str | os.PathLike[str] | None = None) -> dict[str, Labels]:

@@ -274,13 +274,13 @@ class ImageIndex:
         A hit's distance is that of its code from the group's first image. A file that has several names comes once.
 
         Args:
-            progress: called with (distinct codes compared, distinct codes).
-            among: other links, or only across two folders, or near a folder's images: see `Among`.
+            progress: called with (distinct codes compared, distinct codes), or with (images read, images).
+            among: other links, only across two folders, near a folder's images, or turned images too: see `Among`.
 
         Raises:
             ArgumentError: a radius outside 0 to K, or what `near_images` tells.
         """
-        for ids, distances in near_images(self.store, self.codes, radius, among, progress):
+        for ids, distances in near_images(self.store, self.codes, radius, among, lambda: self.encoder, progress):
             group = of_different_files(map(self.hit, ids.tolist(), distances.tolist()))
             if len(group) > 1:
                 yield group

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
-from typing import TypedDict
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypedDict
 
 from hashfaiss.errors import ArgumentError
 from hashfaiss.indexes import CodeIndex, near_groups, near_reference
 from hashfaiss.indexes.near import Group, Progress, check_radius
+from hashfaiss.library.turned import near_turned
 from hashfaiss.storage.paths import Int64
 from hashfaiss.storage.store import CodeStore
+
+if TYPE_CHECKING:
+    from hashfaiss.encoding.encoder import Encoder
 
 Folder = str | os.PathLike[str]
 
@@ -23,17 +28,29 @@ class Among(TypedDict, total=False):
         between: two folders: only who is near an image of the other one, in groups that have images of both.
         reference: a folder: each image of the index beside it that is near one of its images, in a group that begins
             with the nearest of these.
+        rotations: also images that are near once one is turned by quarters, or mirrored: all of them are read again.
+        unread: called with the path and the reason of each that cannot be read for that; it counts as it lies.
     """
 
     link: str
     between: tuple[Folder, Folder] | None
     reference: Folder | None
+    rotations: bool
+    unread: Callable[[str, str], None]
 
 
 def near_images(
-    store: CodeStore, codes: CodeIndex, radius: int, among: Among, progress: Progress | None = None
+    store: CodeStore,
+    codes: CodeIndex,
+    radius: int,
+    among: Among,
+    encoder: Callable[[], Encoder],
+    progress: Progress | None = None,
 ) -> list[Group]:
     """Groups of ids and distances from the first.
+
+    Args:
+        encoder: loads the one that made the codes, where it is needed.
 
     Raises:
         ArgumentError: a radius outside 0 to K, folders of which the index has no image or that overlap, ways to group
@@ -43,6 +60,11 @@ def near_images(
         raise ArgumentError(f"{min(unknown)!r} is no way to group: give {', '.join(Among.__annotations__)}")
     check_radius(radius, codes.bits)
     link, between, reference = among.get("link", "chain"), among.get("between"), among.get("reference")
+    if among.get("rotations"):
+        if between is not None or reference is not None or link != "chain":
+            raise ArgumentError("rotations go with all images of the index, linked by chains: leave the others out")
+        unread = among.get("unread", lambda path, reason: None)
+        return near_turned(store, codes, encoder(), radius, unread, progress)
     if reference is not None:
         if between is not None or link != "chain":
             raise ArgumentError(

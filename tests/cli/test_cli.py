@@ -280,6 +280,7 @@ def test_evaluate_with_plots_and_json(here: Path, photos: Path) -> None:
     assert sorted(path.name for path in Path("plots").iterdir()) == [
         "buckets.png",
         "health.png",
+        "neighbours.png",
         "precision-recall-at.png",
         "precision-recall.png",
     ]

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from commands import run
+from encoders import altered
 from PIL import Image
 
 from hashfaiss.codes import hamming
@@ -199,9 +201,26 @@ def test_queries_without_labels_leave_the_index_to_its_own_images(
     found = evaluate_index(labelled, unlabelled).neighbours
     assert found is not None
     assert found.images == 12
-    assert evaluate_index(labelled).neighbours is None
+    learned = altered(encoder, labels=["cat", "dog"]).to_index(photos, tmp_path / "learned.index")
+    assert evaluate_index(learned).neighbours is None
+    assert not evaluate_index(learned).albums
     with pytest.raises(ArgumentError, match="sample is -1"):
         evaluate_index(index, photos, sample=-1)
+
+
+def test_names_of_folders_are_no_classes_to_a_model_without_labels(
+    encoder: Encoder, photos: Path, tmp_path: Path
+) -> None:
+    index = encoder.to_index(photos, tmp_path / "x.index")
+    report = evaluate_index(index)
+    assert report.retrieval is not None
+    assert report.neighbours is not None
+    assert report.to_dict()["albums"]
+    assert "an album and no" in run("evaluate", "--index", str(tmp_path / "x.index"))
+    asked = evaluate_index(index, photos)  # with folders that a person chose as queries
+    assert (asked.albums, asked.neighbours) == (False, None)
+    (tmp_path / "x.index/encoder.pt").unlink()
+    assert not evaluate_index(ImageIndex.open(tmp_path / "x.index")).albums
 
 
 def test_neighbours_take_an_index_in_a_folder_with_three_images(

@@ -318,3 +318,31 @@ def test_listed_images_that_are_missing_are_named(photos: Path, tmp_path: Path) 
     missing: list[str] = []
     assert labelled_images(photos, file, missing=missing) == [(str(photos / "dog/0.jpg"), ("x",))]
     assert missing == [str(photos / "dog/9.jpg")]
+
+
+@posix
+def test_an_image_has_the_labels_of_all_folders_that_name_it(tmp_path: Path) -> None:
+    for name in ("cat/1.jpg", "cat/2.jpg", "cat/3.jpg", "dog/4.jpg", "pet/5.jpg", "6.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(name.encode())
+    (tmp_path / "pet/1.jpg").hardlink_to(tmp_path / "cat/1.jpg")
+    (tmp_path / "pet/one.jpg").hardlink_to(tmp_path / "cat/1.jpg")
+    (tmp_path / "pet/2.jpg").symlink_to("../cat/2.jpg")
+    (tmp_path / "6 too.jpg").hardlink_to(tmp_path / "6.jpg")
+    (tmp_path / "alias").symlink_to("dog")
+    labelled = {os.path.relpath(file.path, tmp_path): labels for file, labels in labelled_files(tmp_path)}
+    assert labelled == {
+        "cat/1.jpg": ("cat", "pet"),
+        "cat/2.jpg": ("cat", "pet"),
+        "cat/3.jpg": ("cat",),
+        "dog/4.jpg": ("dog",),
+        "pet/5.jpg": ("pet",),
+        "6 too.jpg": (),
+    }
+    (tmp_path / "labels.csv").write_text("cat/1.jpg,cat\npet/1.jpg,pet\npet/2.jpg,pet\ncat/3.jpg,cat\n")
+    listed = labelled_files(tmp_path, tmp_path / "labels.csv")
+    assert [(os.path.relpath(file.path, tmp_path), labels) for file, labels in listed] == [
+        ("cat/1.jpg", ("cat", "pet")),
+        ("cat/2.jpg", ("pet",)),
+        ("cat/3.jpg", ("cat",)),
+    ]
