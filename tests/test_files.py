@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import resource
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from hashfaiss import files
-from hashfaiss.files import sync_folder, write_atomic
+from hashfaiss.files import fast_digest, file_unaltered, sync_folder, write_atomic
 
 posix = pytest.mark.skipif(os.name != "posix", reason="folders cannot be opened on this system")
 
@@ -130,3 +131,26 @@ def test_sync_folder_leaves_no_handle_open(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     with pytest.raises(FileNotFoundError):
         sync_folder(tmp_path / "missing")
+
+
+def test_a_digest_sees_every_byte(tmp_path: Path) -> None:
+    data = bytearray(os.urandom(5000))
+    first = fast_digest(data)
+    path = tmp_path / "f"
+    path.write_bytes(data)
+    assert fast_digest(bytes(data)) == fast_digest(memoryview(data)) == first
+    assert file_unaltered(path, {"xxh3": first})
+    assert file_unaltered(path, {"sha256": hashlib.sha256(data).hexdigest()})
+    for place in range(0, len(data), 61):
+        data[place] ^= 1
+        assert fast_digest(data) != first
+        data[place] ^= 1
+    assert fast_digest(data[:-1]) != first
+    path.write_bytes(data[:-1])
+    assert not file_unaltered(path, {"xxh3": first})
+    assert not file_unaltered(path, {"sha256": hashlib.sha256(data).hexdigest()})
+
+
+def test_the_digest_is_that_of_the_reference() -> None:
+    """Of the empty input, as the authors of XXH3 publish it."""
+    assert fast_digest(b"") == "99aa06d3014798d86001c324468d497f"

@@ -21,7 +21,7 @@ import numpy as np
 from hashfaiss.bench.codes import Case, K
 from hashfaiss.bench.peers import Peer, peers
 from hashfaiss.codes import Codes
-from hashfaiss.files import large_digest
+from hashfaiss.files import fast_digest
 from hashfaiss.indexes import CodeIndex, kernels
 from hashfaiss.indexes.tuning import RECALL
 
@@ -200,11 +200,11 @@ def _load(case: Case, ids: Any, pair: tuple[Any, CodeIndex]) -> tuple[float, flo
         theirs, ours = os.path.join(folder, "faiss.index"), Path(folder) / "ours.index"
         faiss.write_index_binary(raw, theirs)
         ours.write_bytes(index.dump())
-        digest = large_digest(ours.read_bytes())
+        digest = fast_digest(ours.read_bytes())
 
         def load() -> None:
             data = np.memmap(ours, np.uint8, mode="r")
-            assert large_digest(data.data) == digest
+            assert fast_digest(data.data) == digest
             CodeIndex.restore(data, case.codes, ids, case.bits, str(index.kind))
 
         return _median(lambda: faiss.read_index_binary(theirs)), _median(load)

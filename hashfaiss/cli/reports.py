@@ -64,7 +64,10 @@ def _print_retrieval(found: RetrievalReport) -> None:
         *((f"P@{n}", f"{value:.4f}") for n, value in found.precision_at.items()),
         *((f"R@{n}", f"{value:.4f}") for n, value in found.recall_at.items()),
         ("P@H<=2", f"{found.precision_within_2:.4f} ({_share(found.empty_balls)} of the balls empty)"),
-        ("queries without a relevant image", f"{found.queries_without_relevant:,} (they count 0)"),
+        (
+            "queries without a relevant image",
+            f"{found.queries_without_relevant:,} (they count {'not' if found.norm == 'kept' else '0'})",
+        ),
     ]
     print_table(("Retrieval", f"{found.queries:,} queries, {found.items:,} images, {found.bits} bits"), rows)
 

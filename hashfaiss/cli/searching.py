@@ -159,7 +159,12 @@ def evaluate(
     ] = None,
     labels: LabelsOption = None,
     cutoff: Annotated[int | None, typer.Option("-R", "--cutoff", help="R of mAP@R; default: all.")] = None,
-    norm: Annotated[str, typer.Option(help="Divisor of AP@R: found, min or all (relevant images).")] = "found",
+    norm: Annotated[
+        str,
+        typer.Option(
+            help="Divisor of AP@R: found, min or all (relevant); kept: found, without queries that find none."
+        ),
+    ] = "found",
     depth: Annotated[int | None, typer.Option(help="Ranks of FAISS to check; default: all to 100,000.")] = None,
     sample: Annotated[int, typer.Option(help="Own images to ask with, or read again; 0 for all.")] = 1000,
     seed: Annotated[int, typer.Option(help="Of that sample.")] = 0,
@@ -187,8 +192,8 @@ def evaluate(
     from hashfaiss.evaluation.index_report import evaluate_index
     from hashfaiss.library.image_index import ImageIndex
 
-    if norm not in ("found", "min", "all"):
-        raise ArgumentError(f"norm is {norm!r}: give found, min or all")
+    if norm not in ("found", "min", "all", "kept"):
+        raise ArgumentError(f"norm is {norm!r}: give found, min, all or kept")
     if plots:
         _check_target(next(path for path in (plots, *plots.absolute().parents) if path.exists()))
     opened = ImageIndex.open(index, device=device)

@@ -160,7 +160,7 @@ def split(
             note(f"{len(missing):,} listed images left out: no such file, as {shown_path(missing[0])}")
         facts = make_split(listed, protocol, seed, out, images).facts
     else:
-        found = read_dataset(str(dataset), str(data), cache or out, seed)
+        found = read_dataset(str(dataset), str(data), cache or out)
         for reason, count in found.facts["left_out"].items():
             note(f"{count:,} images left out: {reason}")
         facts = split_dataset(found, protocol, seed, out).facts

@@ -48,6 +48,7 @@ NUSWIDE21 = [
 # fmt: on
 IMAGENET_CLASSES = 1000
 CHOSEN_CLASSES = 100
+CLASS_SEED = 0  # of the draw where there is no list: a split's seed draws images, and not what the set is
 
 
 @dataclass(frozen=True)
@@ -67,30 +68,27 @@ class Dataset:
     facts: dict[str, Any]
 
 
-def read_dataset(
-    name: str, folder: str | os.PathLike[str], cache: str | os.PathLike[str] | None = None, seed: int = 0
-) -> Dataset:
+def read_dataset(name: str, folder: str | os.PathLike[str], cache: str | os.PathLike[str] | None = None) -> Dataset:
     """List the images of a data set that lies in `folder` in its published layout; none is decoded.
 
     Args:
         name: cifar10, nuswide21, nuswide81, imagenet100 or coco.
         folder: where the publisher's archives were unpacked.
         cache: folder to write CIFAR-10's batches to as PNG files, once; needed for these alone.
-        seed: of imagenet100's draw of 100 classes, where `folder` has no `classes.txt` of 100 wnids.
+
+    Imagenet100's classes are those of `classes.txt`, a published list of 100 wnids; without it, 100 drawn once for all.
 
     Raises:
-        ArgumentError: no such data set, no such folder, a negative seed, or no `cache` where one is needed.
+        ArgumentError: no such data set, no such folder, or no `cache` where one is needed.
         LabelError: a piece of the layout is missing or is not what it should be; the message names it.
         TrainingError: `cache` cannot be written.
     """
     if name not in DATASETS:
         raise ArgumentError(f"unknown data set {name!r}: give one of {', '.join(DATASETS)}")
-    if seed < 0:
-        raise ArgumentError(f"seed is {seed}: give a whole number from 0 up")
     root = Path(os.path.abspath(folder))
     if not root.is_dir():
         raise ArgumentError(f"{os.fspath(folder)!r} is no folder: give the one that {name} was unpacked in")
-    return DATASETS[name](name, root, None if cache is None else Path(os.path.abspath(cache)), seed)
+    return DATASETS[name](name, root, None if cache is None else Path(os.path.abspath(cache)))
 
 
 def split_dataset(dataset: Dataset, protocol: str | None, seed: int, out_folder: str | os.PathLike[str]) -> Split:
@@ -116,7 +114,7 @@ def _dataset(
 # --- CIFAR-10
 
 
-def _read_cifar10(name: str, folder: Path, cache: Path | None, seed: int) -> Dataset:
+def _read_cifar10(name: str, folder: Path, cache: Path | None) -> Dataset:
     batches = folder if (folder / cifar10.META).is_file() else folder / cifar10.FOLDER
     if batches.is_dir():
         if cache is None:
@@ -143,7 +141,7 @@ def _class_folders(name: str, folder: Path, part: str) -> Iterable[Image]:
 # --- NUS-WIDE
 
 
-def _read_nuswide(name: str, folder: Path, cache: Path | None, seed: int) -> Dataset:
+def _read_nuswide(name: str, folder: Path, cache: Path | None) -> Dataset:
     concepts = NUSWIDE21
     if name == "nuswide81":
         concepts = _lines(name, folder, "ConceptsList/Concepts81.txt")
@@ -178,13 +176,17 @@ def _flags(name: str, folder: Path, file: str, count: int) -> np.ndarray:
 # --- ImageNet-100
 
 
-def _read_imagenet100(name: str, folder: Path, cache: Path | None, seed: int) -> Dataset:
+def _read_imagenet100(name: str, folder: Path, cache: Path | None) -> Dataset:
     for part in ("train", "val"):
         if not (folder / part).is_dir():
             raise _missing(name, folder, part)
     trained = sorted(entry.name for entry in (folder / "train").iterdir() if _is_wnid(entry.name) and entry.is_dir())
     listed = (folder / "classes.txt").is_file()
-    chosen = _lines(name, folder, "classes.txt") if listed else sorted(trained, key=lambda wnid: hash_order(wnid, seed))
+    chosen = (
+        _lines(name, folder, "classes.txt")
+        if listed
+        else sorted(trained, key=lambda wnid: hash_order(wnid, CLASS_SEED))
+    )
     if listed and (len(chosen) != CHOSEN_CLASSES or len(set(chosen)) != len(chosen) or not all(map(_is_wnid, chosen))):
         raise LabelError(
             f"'classes.txt' in {str(folder)!r} does not list {CHOSEN_CLASSES} different wnids such as n01440764, one a "
@@ -201,7 +203,7 @@ def _read_imagenet100(name: str, folder: Path, cache: Path | None, seed: int) ->
         images += [image for wnid in sorted(chosen) for image in _wnid_images(folder, "val", wnid)]
     else:
         images += _flat_validation(name, folder, set(chosen), trained)
-    how = "classes.txt" if listed else f"drawn from {len(trained):,} with seed {seed}"
+    how = "classes.txt" if listed else f"drawn from {len(trained):,}, no published list"
     return _dataset(name, folder, images, chosen=how)
 
 
@@ -276,7 +278,7 @@ _VALIDATION: dict[str, Callable[[str, Path, list[str]], Iterable[tuple[str, str]
 # --- COCO
 
 
-def _read_coco(name: str, folder: Path, cache: Path | None, seed: int) -> Dataset:
+def _read_coco(name: str, folder: Path, cache: Path | None) -> Dataset:
     images: list[Image] = []
     bare = 0
     for part in ("train2014", "val2014"):
@@ -384,7 +386,7 @@ def _check_link(folder: Path, path: str, listing: str) -> None:
         raise LabelError(f"{path!r} of {listing!r} leads out of {home!r} through a link, to {real!r}: remove the link")
 
 
-DATASETS: dict[str, Callable[[str, Path, Path | None, int], Dataset]] = {
+DATASETS: dict[str, Callable[[str, Path, Path | None], Dataset]] = {
     "cifar10": _read_cifar10,
     "nuswide21": _read_nuswide,
     "nuswide81": _read_nuswide,

@@ -1,7 +1,10 @@
 """Splits of a labelled set into queries, training images and database, as the papers evaluate.
 
 Published code draws its splits without a seed and keeps no list, so that no two numbers compare. Here a split is a
-seed and four files, the same to the byte wherever the images lie:
+seed and four files, the same to the byte wherever the same layout of images lies. Images are known by their paths: one
+set in two layouts, such as CIFAR-10's batches and folders of one's own names, has two splits of a seed.
+
+The files:
 
 - `query.csv`, `train.csv`, `database.csv`: path,label (labels separated by `;`), sorted by path;
 - `split.json`: protocol, seed, cutoff, counts, sha256 of each list, and what `check_leaks` found.

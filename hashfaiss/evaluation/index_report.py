@@ -18,7 +18,6 @@ from hashfaiss.evaluation.agreement import Agreement, compare
 from hashfaiss.evaluation.asymmetric import AsymmetricReport, evaluate_asymmetric
 from hashfaiss.evaluation.bucket_report import BucketReport, bucket_report
 from hashfaiss.evaluation.health import CodeHealth, code_health
-from hashfaiss.evaluation.metrics import Norm
 from hashfaiss.evaluation.neighbours import NeighbourReport, kept_neighbours
 from hashfaiss.evaluation.plots import (
     plot_buckets,
@@ -28,7 +27,7 @@ from hashfaiss.evaluation.plots import (
     plot_precision_recall_at,
 )
 from hashfaiss.evaluation.ranking import Database
-from hashfaiss.evaluation.retrieval import RetrievalReport, evaluate_retrieval
+from hashfaiss.evaluation.retrieval import MeanNorm, RetrievalReport, evaluate_retrieval
 
 if TYPE_CHECKING:
     from hashfaiss.library.image_index import ImageIndex
@@ -130,7 +129,7 @@ def evaluate_index(
     labels: str | os.PathLike[str] | None = None,
     depth: int | None = None,
     cutoff: int | None = None,
-    norm: Norm = "found",
+    norm: MeanNorm = "found",
     sample: int = 1000,
     seed: int = 0,
     progress: Progress = None,
@@ -143,7 +142,7 @@ def evaluate_index(
         queries: folder of query images, labelled by class folders or `labels`; None asks with the index's images.
         labels: label file of the queries (only images it lists are asked with).
         depth: ranks at which agreement is checked; None: all up to 100,000 images, else 1,000.
-        cutoff, norm: of mAP@R, see `evaluation.average_precision`.
+        cutoff, norm: of mAP@R, see `evaluation.evaluate_retrieval`.
         sample, seed: without `queries`, ask with this many images drawn at random; 0 asks with all. So many
             (up to 20,000) are read again for `IndexReport.neighbours`.
         progress: called with (queries compared, queries), then, without labels, with (images read again, images).
@@ -156,7 +155,7 @@ def evaluate_index(
         CorruptIndexError: a stored file is damaged.
     """
     codes, ids = index.store.codes()
-    _check(len(codes), queries is not None, labels is not None, rerank, depth, cutoff, sample, seed)
+    _check(len(codes), queries is not None, labels is not None, rerank, norm, depth, cutoff, sample, seed)
     cutoff = None if cutoff is None else min(cutoff, len(codes))
     depth = min(depth or (EVERY_RANK if len(codes) <= EVERY_RANK else DEPTH), len(codes))
     rows = [row for _, row in index.store.rows()]
@@ -191,6 +190,7 @@ def _check(
     queries: bool,
     labels: bool,
     rerank: str | None,
+    norm: MeanNorm,
     depth: int | None,
     cutoff: int | None,
     sample: int,
@@ -205,6 +205,8 @@ def _check(
         raise ArgumentError(f"rerank is {rerank!r}: give 'asymmetric', or leave it out")
     if rerank and not queries:
         raise ArgumentError("rerank needs the real outputs of queries, which an index does not keep: give queries")
+    if rerank and norm == "kept":
+        raise ArgumentError("norm is 'kept', which rerank does not have: give found, min or all")
     if sample < 0:
         raise ArgumentError(f"sample is {sample}: give how many of the index's images to ask with, 0 for all")
     for name, value, least in (("depth", depth, 1), ("cutoff", cutoff, 1), ("seed", seed, 0)):
@@ -238,7 +240,7 @@ def _by_labels(
     codes: Codes,
     labels: list[Labels],
     cutoff: int | None,
-    norm: Norm,
+    norm: MeanNorm,
     rerank: str | None,
 ) -> tuple[RetrievalReport | None, AsymmetricReport | None]:
     """Metrics by the labels of queries and images; None without labels on both sides, or with nothing to find."""
@@ -251,6 +253,7 @@ def _by_labels(
     asymmetric = None
     if rerank and asked.outputs is not None:
         database = Database(codes, index.bits, labels)
+        assert norm != "kept"  # refused where it was asked for
         asymmetric = evaluate_asymmetric(asked.outputs, asked.labels, database, cutoff, norm)
     return retrieval, asymmetric
 

@@ -5,7 +5,7 @@ ones, lie at each distance from each query (`Database.level_counts`). Ties are t
 16-bit codes the mAP lies anywhere between 0.40 and 0.58 as ties fall. The value here is the mean over all orders of
 the ties (McSherry & Najork, ECIR 2008; He, Cakir, Bargal & Sclaroff, CVPR 2018), not the luck of one sort.
 
-A query without any relevant item counts 0, the popular rule.
+A query without any relevant item counts 0, the popular rule; `chance_of_relevant` is for means without such queries.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import gammaln
 
 from hashfaiss.errors import ArgumentError
 from hashfaiss.evaluation.batches import Counts, Flags
@@ -50,6 +51,21 @@ def average_precision(items: Counts, relevant: Counts, cutoff: int | None = None
         block = rows[start : start + MIXTURE_QUERIES]
         values[block] = _mixture(straddle.rows(block))
     return values
+
+
+def chance_of_relevant(items: Counts, relevant: Counts, cutoff: int | None = None) -> Floats:
+    """Of each query, the chance over all orders of ties that a relevant item is among the first R: float64 (queries,).
+
+    Arguments as in `average_precision`.
+    """
+    cut = _Cut.at(items, relevant, cutoff, "found")
+    # none of the r relevant of n items in m slots: C(n - r, m) / C(n, m), level by level; 1 where r or m is 0
+    others = cut.items - cut.relevant
+    logarithm = gammaln(others + 1) - gammaln(np.maximum(others - cut.slots, 0) + 1)
+    logarithm -= gammaln(cut.items + 1) - gammaln(cut.items - cut.slots + 1)
+    none = np.where(others < cut.slots, 0.0, np.exp(logarithm))
+    chance: Floats = 1 - none.prod(axis=1)
+    return chance
 
 
 def average_precision_bounds(

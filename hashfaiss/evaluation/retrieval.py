@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,18 +16,21 @@ from hashfaiss.evaluation.batches import Counts
 from hashfaiss.evaluation.metrics import Floats, Norm
 from hashfaiss.evaluation.ranking import Database, Labels
 
+MeanNorm = Literal[Norm, "kept"]
+
 CURVE_POINTS = 60  # ranks of the precision-recall curve, evenly spaced in their logarithm
 RADIUS = 2  # the radius of P@H<=2, where hash lookup stays cheap
 
 
 @dataclass(frozen=True)
 class RetrievalReport:
-    """Retrieval quality; every metric is a mean over all queries, where one without relevant items counts 0.
+    """Retrieval quality; every metric is a mean over all queries, where one without relevant items counts 0 (but for
+    mAP with norm "kept").
 
     Attributes:
         queries, items, bits: numbers of queries and of items each is ranked against, and K.
         queries_without_relevant: queries that share no label with any item.
-        cutoff, norm: R and the divisor of mAP@R (see `metrics.average_precision`); R None is the whole database.
+        cutoff, norm: R and the divisor of mAP@R (see `Norm`); R None is the whole database.
         mean_average_precision: tie-aware mAP@R, the expectation over all orders of ties: the one to quote.
         pessimistic, optimistic: least and greatest mAP@R any order of the ties could show.
         stable_order: mAP@R with ties in database order, as one particular sort would show; None where not asked for.
@@ -43,7 +46,7 @@ class RetrievalReport:
     bits: int
     queries_without_relevant: int
     cutoff: int | None
-    norm: Norm
+    norm: MeanNorm
     mean_average_precision: float
     pessimistic: float
     optimistic: float
@@ -74,7 +77,7 @@ def evaluate_retrieval(
     database_labels: Labels,
     bits: int,
     cutoff: int | None = None,
-    norm: Norm = "found",
+    norm: MeanNorm = "found",
     leave_out: npt.ArrayLike | None = None,
     precision_at: Sequence[int] = (10, 100, 1000),
     recall_at: Sequence[int] = (10, 100, 1000, 10000),
@@ -86,7 +89,9 @@ def evaluate_retrieval(
     Args:
         query_codes, database_codes: uint8 (queries or n, ceil(bits/8)), codes of K = `bits` bits.
         query_labels, database_labels: a tuple of label names for each; relevant means sharing at least one.
-        cutoff, norm: R and divisor of mAP@R, as in `metrics.average_precision`.
+        cutoff, norm: R and divisor of mAP@R, as in `metrics.average_precision`; "kept" is "found", and the mean is over
+            the queries that find a relevant item at all, as HashNet's and DTSH's code has it. With ties it is the
+            expected sum over the expected number of them.
         leave_out: for queries that are database items themselves, the row of each, which then does not count.
         precision_at, recall_at: the N of P@N and R@N; those larger than the ranking are dropped.
         device: where counting is done: "cpu", or where torch can, such as "cuda".
@@ -94,7 +99,10 @@ def evaluate_retrieval(
     """
     database, ranked = _database(query_codes, database_codes, database_labels, bits, leave_out)
     items, relevant = database.level_counts(query_codes, query_labels, leave_out, device)
-    low, high = metrics.average_precision_bounds(items, relevant, cutoff, norm)
+    per_query: Norm = "found" if norm == "kept" else norm
+    values = metrics.average_precision(items, relevant, cutoff, per_query)
+    low, high = metrics.average_precision_bounds(items, relevant, cutoff, per_query)
+    chance = metrics.chance_of_relevant(items, relevant, cutoff) if norm == "kept" else np.ones(len(items))
     by_radius = metrics.precision_recall_by_radius(items, relevant)
     ranks = np.unique(np.geomspace(1, ranked, CURVE_POINTS).round().astype(np.int64)).tolist()
     by_rank = metrics.precision_recall_by_rank(items, relevant, ranks)
@@ -106,9 +114,9 @@ def evaluate_retrieval(
         queries_without_relevant=int((relevant.sum(axis=1) == 0).sum()),
         cutoff=cutoff,
         norm=norm,
-        mean_average_precision=float(metrics.average_precision(items, relevant, cutoff, norm).mean()),
-        pessimistic=float(low.mean()),
-        optimistic=float(high.mean()),
+        mean_average_precision=_ratio(values, chance.sum()),
+        pessimistic=_ratio(low, (chance > 0).sum()),
+        optimistic=_ratio(high, (chance == 1).sum()),
         stable_order=_stable_order(database, query_codes, query_labels, leave_out, relevant, cutoff, norm)
         if by_id
         else None,
@@ -144,13 +152,19 @@ def _stable_order(
     leave_out: npt.ArrayLike | None,
     relevant: Counts,
     cutoff: int | None,
-    norm: Norm,
+    norm: MeanNorm,
 ) -> float:
     """mAP@R with ties in database order."""
     values = np.zeros(len(codes))
     for batch, relevance in database.ranked_relevance(codes, labels, leave_out):
-        values[batch] = metrics.average_precision_ranked(relevance, relevant[batch].sum(axis=1), cutoff, norm)
-    return float(values.mean())
+        totals = relevant[batch].sum(axis=1)
+        values[batch] = metrics.average_precision_ranked(relevance, totals, cutoff, "found" if norm == "kept" else norm)
+    return _ratio(values, int(np.count_nonzero(values))) if norm == "kept" else float(values.mean())
+
+
+def _ratio(values: Floats, queries: float) -> float:
+    """Their sum over so many queries, at most 1: bounds may be over more or fewer than are counted."""
+    return min(1.0, float(values.sum() / queries)) if queries else float(values.sum() > 0)
 
 
 def _means(

@@ -22,7 +22,7 @@ from hashfaiss.images.labels import labelled_images
 from hashfaiss.networks.backbones import BACKBONES
 from hashfaiss.networks.weights import weights_identity
 from hashfaiss.train.checks import check_training_set
-from hashfaiss.train.methods import Shallow, method_class
+from hashfaiss.train.methods import method_class
 from hashfaiss.train.options import TrainOptions
 from hashfaiss.train.recipes import load_recipe, with_changes
 from hashfaiss.train.settings import Settings, idle_settings, settle
@@ -46,9 +46,8 @@ DIGEST = 8  # hexadecimal digits
 _PLACES = ("images", "out", "labels", "queries", "database", "device")
 # How long and how fast a row learns is not what a table compares.
 _SCHEDULE = {"epochs", "learning_rate", "lr_step", "lr_factor", "batch", "evaluate_every"}
-# Settings in which a run may differ from its paper, and those of them that mean something to a shallow method.
-_TOLD = ("backbone", "weights", "size", "fit", "epochs", "batch", "optimiser", "learning_rate", "lr_step", "augment")
-_TOLD_SHALLOW = ("backbone", "weights", "size", "fit")
+# What is each run's own, or told of the whole table at its top; in all else a run may differ from its paper.
+_OWN = {*_PLACES, "method", "bits", "seed", "select", "validation", "cutoff"}
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,7 @@ class Plan:
         folder: where it lives.
         options, settings: of its training.
         identity: all that decides what comes out, as JSON has it.
-        differs: name → (the recipe's value, this run's).
+        differs: setting, or "option NAME" → (the recipe's value, this run's), of all in which they are not the same.
     """
 
     row: Row
@@ -132,20 +131,53 @@ def plan_run(table: Table, row: Row, bits: int, seed: int, out: Path, data: Data
     settings = settle(options)
     check_training_set(data.training, settings)
     own = {name: overrides[name] for name in ("device", "select") if name in overrides}
-    recipe = settle(TrainOptions(**lay_over(table, row, data.dataset, own), **fixed))
-    shallow = issubclass(method_class(row.method), Shallow)
-    told = {name: (getattr(recipe, name), getattr(settings, name)) for name in (_TOLD_SHALLOW if shallow else _TOLD)}
-    differs = {name: pair for name, pair in told.items() if pair[0] != pair[1]}
-    if "lr_step" not in overrides:  # it only follows the epochs
-        differs.pop("lr_step", None)
-    if "weights" in differs:
-        differs["weights"] = (differs["weights"][0], Path(settings.weights).name)
+    differs = differences(row.method, data.dataset, settings, {**fixed, **own})
     identity = _identity(settings, data)
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:DIGEST]
     folder = out / "runs" / f"{row.method}-{bits}-s{seed}-{digest}"
     options = dataclasses.replace(options, out=folder / "model.pt")
     settings = dataclasses.replace(settings, out=str(folder / "model.pt"))
     return Plan(row, bits, seed, folder, options, settings, identity, differs)
+
+
+def differences(
+    method: str, dataset: str | None, settings: Settings, fixed: Mapping[str, Any]
+) -> dict[str, tuple[Any, Any]]:
+    """What of `settings` is not as the method's recipe has it on the data set: name → (the recipe's value, this one).
+
+    Drops of the learning rate that only follow the epochs are as the recipe has them.
+
+    Args:
+        fixed: the fields of `TrainOptions` that are no recipe's: images, out, bits, ...
+    """
+    recipe = settle(TrainOptions(**_recipe(method, dataset), **fixed))
+    pairs = {
+        item.name: (getattr(recipe, item.name), getattr(settings, item.name))
+        for item in dataclasses.fields(Settings)
+        if item.name not in _OWN
+    }
+    there, here = pairs.pop("method_options")
+    pairs |= {f"option {name.replace('_', ' ')}": (there[name], here[name]) for name in here}
+    differs = {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+    if not {"lr_step", "lr_factor"}.isdisjoint(differs) and _same_drops(recipe, settings):
+        differs = {name: pair for name, pair in differs.items() if name not in ("lr_step", "lr_factor")}
+    if "weights" in differs:
+        differs["weights"] = (differs["weights"][0], Path(settings.weights).name)
+    return differs
+
+
+def _same_drops(recipe: Settings, settings: Settings) -> bool:
+    """Whether the learning rate drops as in the recipe, were that of as many epochs; or never, in both."""
+    own = {name: getattr(recipe, name) for name in ("epochs", "lr_step", "lr_factor")}
+    following = with_changes(own, {"epochs": settings.epochs})
+    here = {name: getattr(settings, name) for name in own}
+    return following == here or min(following["lr_step"], settings.lr_step) >= settings.epochs
+
+
+def _recipe(method: str, dataset: str | None) -> dict[str, Any]:
+    """A recipe's fields of `TrainOptions`, without those that mean nothing to the method."""
+    settings = load_recipe(f"{method}-{dataset}" if dataset else method).settings
+    return {name: value for name, value in settings.items() if name not in idle_settings(method_class(method))}
 
 
 def lay_over(table: Table, row: Row, dataset: str | None, overrides: Mapping[str, Any]) -> dict[str, Any]:

@@ -254,7 +254,7 @@ def _data(options: ReproduceOptions) -> Data:
     else:
         protocol = protocol_for(options.dataset, options.protocol)
         parse_protocol(protocol)
-        found = read_dataset(options.dataset, options.data, out / "images", options.split_seed)
+        found = read_dataset(options.dataset, options.data, out / "images")
         images = found.folder
         drawn = out / "split"
         if options.split is not None:

@@ -93,7 +93,7 @@ def _carry_out(plan: Plan, data: Data, about: dict[str, Any], display: Display) 
     if found is not None:
         return found
     with display.training() as progress:
-        trained = train(plan.options, resume=True, progress=progress)
+        trained = train(plan.options, resume=True, progress=progress, say=display.note)
     encoder = Encoder.load(plan.options.out, plan.settings.device)
     folder = plan.folder / "index"
     index, built = _build(encoder, folder, data, display)

@@ -19,7 +19,7 @@ from hashfaiss.errors import CorruptIndexError
 from hashfaiss.indexes.distinct import Distinct
 from hashfaiss.indexes.flat import Flat
 from hashfaiss.indexes.kind import Arrays, Found, Int32, Int64, Kind, One, by_radius, in_order, ranges
-from hashfaiss.indexes.saved import packed_ids, split_arrays, unpacked_ids
+from hashfaiss.indexes.saved import packed_ids, packed_run, split_arrays, unpacked_ids
 
 Mask = npt.NDArray[np.bool_]
 
@@ -51,8 +51,11 @@ class Built(NamedTuple):
     lost: Mask | None = None
 
     @classmethod
-    def of(cls, arrays: Arrays) -> Built | None:
+    def of(cls, arrays: Arrays, ids: Int64) -> Built | None:
         """As `Distinct.arrays` and `arrays` kept it; None where it was saved by a version that did not tell ids.
+
+        Args:
+            ids: of now, ascending: taken for its own, uncopied, where both are the same run.
 
         Raises:
             ValueError, KeyError: they are no ids.
@@ -67,7 +70,9 @@ class Built(NamedTuple):
             return cls(starts, ids, None if lost is None else lost.astype(np.bool_))
         if "runs" not in arrays:
             return None
-        return cls(None, unpacked_ids(arrays["runs"]), None if lost is None else lost.astype(np.bool_))
+        same = np.array_equal(arrays["runs"], packed_run(ids))
+        kept = ids if same else unpacked_ids(arrays["runs"])
+        return cls(None, kept, None if lost is None else lost.astype(np.bool_))
 
     def arrays(self) -> Arrays:
         """For `of`."""
@@ -88,6 +93,8 @@ class Built(NamedTuple):
 
     def differs(self, ids: Int64) -> bool:
         """Whether `ids`, which are told when they are removed, are other than its own."""
+        if self.ids is ids:
+            return self.lost is not None
         return self.lost is not None or len(ids) != len(self.ids) or ids.max(initial=-1) != self.ids.max(initial=-1)
 
     def changes(self, ids: Int64) -> tuple[int, int]:
@@ -96,6 +103,8 @@ class Built(NamedTuple):
         Raises:
             ValueError: what came since has ids among those that were there.
         """
+        if self.ids is ids:
+            return 0, 0
         last = self.ids.max(initial=-1)
         if len(self.ids) == len(ids) and last == ids.max(initial=-1) and self.ids.sum() == ids.sum():
             return 0, 0  # nothing came after the last, and of those before as many are left
@@ -150,7 +159,7 @@ def changes(data: npt.NDArray[np.uint8], ids: Int64) -> tuple[int, int]:
         CorruptIndexError: that cannot be told of `data`, or it is an index of something else.
     """
     try:
-        built = Built.of(split_arrays(data))
+        built = Built.of(split_arrays(data), ids)
         if built is not None:
             return built.changes(ids)
     except (ValueError, KeyError):

@@ -158,7 +158,7 @@ class CodeIndex:
     def _unpacked(cls, about: dict[str, Any], arrays: Arrays) -> CodeIndex:
         bits, asked, kind, measured = check_bits(about["bits"]), about["asked"], about["kind"], about["measured"]
         codes = check_codes(arrays["codes"], bits)
-        codes, ids = _by_id(codes, unpacked_ids(arrays["all"], len(codes)))
+        codes, ids = _by_id(codes, unpacked_ids(arrays["all"], len(codes)), copied=False)
         parse_kind(usable(asked), bits, 0)
         now = restored(arrays, codes, ids, bits, usable(kind))
         return cls._of(now, usable(asked), int(measured))
@@ -176,10 +176,10 @@ class CodeIndex:
         Raises:
             CorruptIndexError: `data` is an index of something else.
         """
-        codes, checked = _by_id(check_codes(codes, bits), ids)
+        codes, checked = _by_id(check_codes(codes, bits), ids, copied=False)
         arrays = split_arrays(np.frombuffer(data, np.uint8) if isinstance(data, bytes) else data)
         try:
-            if (built := Built.of(arrays)) is not None:
+            if (built := Built.of(arrays, checked)) is not None:
                 built.changes(checked)
             return cls._of(restored(arrays, codes, checked, bits, kind, isinstance(data, np.memmap)), kind)
         except (ValueError, TypeError, KeyError, IndexError):
@@ -375,17 +375,19 @@ class CodeIndex:
         return self.now.codes_within(queries, radius, exact)
 
 
-def _by_id(codes: Codes, ids: npt.ArrayLike) -> tuple[Codes, Int64]:
+def _by_id(codes: Codes, ids: npt.ArrayLike, copied: bool = True) -> tuple[Codes, Int64]:
+    """Codes and ids by ascending id; not `copied` where nobody changes the ids given."""
     values = np.asarray(ids)
     if values.shape != (len(codes),) or not (np.issubdtype(values.dtype, np.integer) or values.size == 0):
         raise ArgumentError(
             f"ids have shape {values.shape} and type {values.dtype}: give {len(codes)} whole numbers from 0 to "
             "2**63 - 1, one for each code"
         )
-    checked = values.astype(np.int64)
-    if len(checked) and (values.min() < 0 or values.max() > np.iinfo(np.int64).max):
+    checked = values.astype(np.int64, copy=copied)
+    ascending = bool((checked[1:] > checked[:-1]).all())
+    if len(checked) and (checked[0] if ascending else checked.min()) < 0:  # as those of uint64 that are too great
         raise ArgumentError("ids are outside 0 to 2**63 - 1: give ids from that range")
-    if (checked[1:] <= checked[:-1]).any():
+    if not ascending:
         order = np.argsort(checked, kind="stable")
         checked, codes = checked[order], codes[order]
         repeated = np.flatnonzero(checked[1:] == checked[:-1])

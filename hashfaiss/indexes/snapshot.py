@@ -234,7 +234,7 @@ def restored(arrays: Arrays, codes: Codes, ids: Int64, bits: int, kind: str, in_
         ValueError, TypeError, KeyError, IndexError: these are arrays of something else.
         RuntimeError: FAISS cannot read its part.
     """
-    built = Built.of(arrays)
+    built = Built.of(arrays, ids)
     changed = built is not None and built.differs(ids)
     part = arrays.get("faiss", np.empty(0, np.uint8)).astype(np.uint8, copy=False)
     distinct = Distinct.of(codes, ids) if changed or built is None else Distinct.restore(codes, ids, arrays)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hashfaiss.errors import CorruptIndexError, IndexFolderError
-from hashfaiss.files import large_digest, write_atomic
+from hashfaiss.files import fast_digest, write_atomic
 from hashfaiss.indexes import CodeIndex, Tuning, beside, changes
 from hashfaiss.indexes.kinds import usable
 from hashfaiss.indexes.trust import Trust
@@ -30,8 +30,7 @@ def check_manifest(store: CodeStore) -> None:
     named = isinstance(encoder, dict) and all(isinstance(encoder.get(key), str) for key in ("identity", "method"))
     if not named or not isinstance(store.manifest.get("kind"), str):
         raise IndexFolderError(f"{str(store.path)!r} holds codes, but not the encoder that made them: use CodeStore")
-    texts = ("file", "sha256", "kind")
-    sound = isinstance(index, dict) and all(isinstance(index.get(key), str) for key in texts)
+    sound = isinstance(index, dict) and all(isinstance(index.get(key), str) for key in ("file", "kind"))
     if isinstance(index, dict) and sound:
         try:
             Trust.of(index.get("trust"))
@@ -57,7 +56,7 @@ def read_faiss(store: CodeStore) -> Bytes | None:
             data = np.fromfile(path, np.uint8)
     except (OSError, ValueError):
         return None
-    return data if large_digest(data.data) == entry["sha256"] else None
+    return data if fast_digest(data.data) == entry.get("xxh3") else None
 
 
 def load_codes(store: CodeStore) -> CodeIndex:
@@ -168,4 +167,4 @@ def _write(store: CodeStore, writer: StoreWriter, made: CodeIndex, kind: str, wh
             f"cannot write the FAISS index to {str(store.path)!r}: {error.strerror}. The codes are committed; make "
             "room and run the same command again"
         ) from None
-    writer.commit(index={**about, "file": name, "sha256": large_digest(data)}, kind=kind)
+    writer.commit(index={**about, "file": name, "xxh3": fast_digest(data)}, kind=kind)

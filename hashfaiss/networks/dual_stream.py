@@ -6,11 +6,11 @@ from typing import Literal, get_args
 
 from torch import Tensor, nn
 
-from hashfaiss.codes import check_bits
 from hashfaiss.errors import ArgumentError
 from hashfaiss.networks.attention import ChannelAttention, DualAttention, PositionAttention
 from hashfaiss.networks.backbone import Backbone
 from hashfaiss.networks.backbones import build_backbone
+from hashfaiss.networks.heads import Head, build_head
 
 Streams = Literal["both", "position", "channel", "none", "shared"]
 
@@ -52,6 +52,7 @@ class DualStreamNetwork(nn.Module):
             attention in the second, their vectors summed. Its ablations: "position" (DATH-S) and "channel" (DATH-C)
             keep one of the two, "none" (DATH-N) is one backbone without attention, "shared" (DATH-1) sums both
             attentions of one backbone's feature map.
+        head: see `build_head`.
 
     Attributes:
         backbones: the one or two backbones, for pretrained weights.
@@ -60,16 +61,14 @@ class DualStreamNetwork(nn.Module):
         ArgumentError: an argument that is none of these.
     """
 
-    def __init__(self, backbone: str, bits: int, streams: Streams = "both") -> None:
+    def __init__(self, backbone: str, bits: int, streams: Streams = "both", head: Head = "linear") -> None:
         super().__init__()
         if streams not in get_args(Streams):
             raise ArgumentError(f"streams is {streams!r}: give one of {', '.join(map(repr, get_args(Streams)))}")
         first = Stream(backbone, "position" if streams == "both" else streams)
         self.streams = nn.ModuleList([first, Stream(backbone, "channel")] if streams == "both" else [first])
         self.smallest_size = first.backbone.facts.smallest_size
-        self.hash_layer = nn.Linear(first.backbone.facts.dim, check_bits(bits))
-        nn.init.normal_(self.hash_layer.weight, std=0.01)
-        nn.init.zeros_(self.hash_layer.bias)
+        self.hash_layer = build_head(head, first.backbone.facts.dim, bits)
 
     @property
     def backbones(self) -> tuple[Backbone, ...]:

@@ -1,4 +1,4 @@
-"""The hashing network of DHIDA: backbone, attention, one linear hash layer."""
+"""The hashing network of DHIDA: backbone, attention, hash layer."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from hashfaiss.codes import check_bits
 from hashfaiss.errors import ArgumentError
 from hashfaiss.networks.attention import DualAttention, PreConvolution, StatAxis
 from hashfaiss.networks.backbone import Backbone
 from hashfaiss.networks.backbones import build_backbone
+from hashfaiss.networks.heads import Head, build_head
 
 Attention = Literal["none", "danet", "ida"]
 
@@ -27,6 +27,7 @@ class HashNetwork(nn.Module):
         stat_axis: for "ida", see `attention`.
         attention_width: channels of the position branch's query and key; None is an eighth of the feature map's.
         pre_conv: a convolution before each attention branch, see `DualAttention`.
+        head: see `build_head`.
 
     Attributes:
         backbones: the one backbone, for pretrained weights.
@@ -43,6 +44,7 @@ class HashNetwork(nn.Module):
         stat_axis: StatAxis = "cross",
         attention_width: int | None = None,
         pre_conv: PreConvolution = "none",
+        head: Head = "linear",
     ) -> None:
         super().__init__()
         if attention not in ("none", "danet", "ida"):
@@ -55,9 +57,7 @@ class HashNetwork(nn.Module):
                 raise ArgumentError(f"{backbone!r} has no feature map for attention to look at: give attention='none'")
             axis = stat_axis if attention == "ida" else None
             self.attention = DualAttention(self.backbone.facts.channels, axis, attention_width, pre_conv)
-        self.hash_layer = nn.Linear(self.backbone.facts.dim, check_bits(bits))
-        nn.init.normal_(self.hash_layer.weight, std=0.01)
-        nn.init.zeros_(self.hash_layer.bias)
+        self.hash_layer = build_head(head, self.backbone.facts.dim, bits)
 
     @property
     def backbones(self) -> tuple[Backbone, ...]:

@@ -18,7 +18,7 @@ from hashfaiss.errors import CorruptIndexError, IndexFolderError, IndexLockedErr
 from hashfaiss.files import write_atomic
 
 FORMAT = "hashfaiss-index"
-VERSION = 1
+VERSION = 2  # 1 knew files by their sha256
 MANIFEST = "manifest.json"
 
 
@@ -82,17 +82,17 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise CorruptIndexError(f"{str(folder / MANIFEST)!r} cannot be read ({error}): {_ADVICE}") from None
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise IndexFolderError(f"{str(folder)!r} is not a hashfaiss index: its {MANIFEST} is something else's")
-    if manifest.get("version") != VERSION:
+    if manifest.get("version") not in (1, VERSION):
         raise IndexFolderError(
             f"the index {str(folder)!r} has format version {manifest.get('version')!r}, and this hashfaiss reads "
-            f"{VERSION}: install the hashfaiss that wrote it, or build again"
+            f"up to {VERSION}: install the hashfaiss that wrote it, or build again"
         )
     try:
         files = [entry["file"] for entry in manifest["segments"]]
         sound = all(
             _inside(name) and entry["rows"] >= 0 for name, entry in zip(files, manifest["segments"], strict=True)
         )
-        sound = sound and all(isinstance(entry["sha256"], str) for entry in manifest["segments"])
+        sound = sound and all(isinstance(entry.get("xxh3", entry.get("sha256")), str) for entry in manifest["segments"])
         sound = sound and manifest["generation"] >= 0 and manifest["next_id"] >= 0
         check_bits(manifest["bits"])
     except (AttributeError, KeyError, TypeError, ValueError) as error:

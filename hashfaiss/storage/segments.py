@@ -10,7 +10,7 @@
     removed      int64, ids of earlier segments that this one takes out
 
 Every dataset carries fletcher32, but HDF5's own structures carry nothing, and HDF5 crashes on some damaged ones: a
-file's sha256 is checked before HDF5 sees it. Paths are bytes because a file name need not be text. A segment is made
+file's digest is checked before HDF5 sees it. Paths are bytes because a file name need not be text. A segment is made
 in memory and written in one piece, so that a full disk is an ordinary OSError; it is never changed afterwards.
 
 Older segments have no path_key and path_row, which are worked out when asked for, nor ctime_ns and inode.
@@ -18,10 +18,9 @@ Older segments have no path_key and path_row, which are worked out when asked fo
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -34,7 +33,7 @@ import numpy.typing as npt
 
 from hashfaiss.codes import BIT_ORDER, Codes, code_bytes
 from hashfaiss.errors import CorruptIndexError, IndexFolderError
-from hashfaiss.files import DIGEST_BYTES
+from hashfaiss.files import DIGEST_BYTES, file_unaltered
 from hashfaiss.storage.paths import Int64, Keys, Mask, Paths, path_index, stored_path
 from hashfaiss.wording import composed
 
@@ -114,23 +113,22 @@ def _strings(name: str, values: Sequence[bytes]) -> dict[str, npt.NDArray[Any]]:
 class Segment:
     """A segment opened for reading, from a file or from its bytes.
 
-    Its columns are read when first asked for. With `sha256`, no byte of the file is used unless all are as written.
+    Its columns are read when first asked for. With `known`, the manifest's entry, no byte of it is used
+    unless all are as written.
 
     Raises:
         FileNotFoundError: there is no such file.
         CorruptIndexError: not a segment of `bits` bits, or damaged; the message names the file.
     """
 
-    def __init__(self, source: Path | bytes, bits: int, sha256: str | None = None) -> None:
+    def __init__(self, source: Path | bytes, bits: int, known: Mapping[str, Any] | None = None) -> None:
         self.name = str(source) if isinstance(source, Path) else "a segment in memory"
         self.bits = bits
         self._source = source
         self._asked = 0
         try:
-            if isinstance(source, Path) and sha256 is not None:
-                with source.open("rb") as file:
-                    if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
-                        raise ValueError("its bytes are not those that were written")
+            if isinstance(source, Path) and known is not None and not file_unaltered(source, known):
+                raise ValueError("its bytes are not those that were written")
             # what was written never changes, so the file needs no lock of HDF5's
             opened = source if isinstance(source, Path) else io.BytesIO(source)
             self._file = h5py.File(opened, "r", locking=False) if isinstance(source, Path) else h5py.File(opened, "r")

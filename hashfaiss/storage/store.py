@@ -8,7 +8,6 @@ generation they opened, also when it is replaced.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -20,7 +19,7 @@ import numpy as np
 
 from hashfaiss.codes import Codes, check_bits, check_codes, code_bytes
 from hashfaiss.errors import ArgumentError, CorruptIndexError, IndexFolderError
-from hashfaiss.files import DIGEST_BYTES, write_atomic
+from hashfaiss.files import DIGEST_BYTES, fast_digest, file_unaltered, write_atomic
 from hashfaiss.storage.manifest import (
     FORMAT,
     VERSION,
@@ -107,9 +106,7 @@ class CodeStore:
         for attempt in range(10):
             manifest = read_manifest(folder)
             try:
-                segments = [
-                    Segment(folder / entry["file"], manifest["bits"], entry["sha256"]) for entry in manifest["segments"]
-                ]
+                segments = [Segment(folder / entry["file"], manifest["bits"], entry) for entry in manifest["segments"]]
             except FileNotFoundError as error:
                 # a writer may have replaced the generation just read
                 if attempt == 9 or read_manifest(folder)["generation"] == manifest["generation"]:
@@ -241,10 +238,8 @@ class CodeStore:
             trouble = None
             try:
                 segment.check()
-                if self.path is not None:
-                    data = (self.path / entry["file"]).read_bytes()
-                    if hashlib.sha256(data).hexdigest() != entry["sha256"]:
-                        trouble = "its bytes are not those that were written"
+                if self.path is not None and not file_unaltered(self.path / entry["file"], entry):
+                    trouble = "its bytes are not those that were written"
             except (CorruptIndexError, OSError) as error:
                 trouble = str(error)
             yield entry["file"], trouble
@@ -291,7 +286,7 @@ class StoreWriter:
         Raises:
             IndexFolderError: the disk is full or the folder cannot be written; the generation before stands.
         """
-        manifest = {**self.store.manifest, **about, "generation": self.store.manifest["generation"] + 1}
+        manifest = {**_next(self.store.manifest), **about}
         segments = list(self.store._segments)
         try:
             if self._rows or self._removed:
@@ -320,9 +315,9 @@ class StoreWriter:
     ) -> tuple[dict[str, Any], Segment]:
         provenance = {"encoder": manifest.get("encoder", {}).get("identity", "")}
         data = encode_segment(codes, ids, rows, removed, self.store.bits, provenance)
-        digest = hashlib.sha256(data).hexdigest()
+        digest = fast_digest(data)
         name = f"codes/{manifest['generation']:06d}-{number:02d}-{digest[:4]}.h5"
-        entry = {"file": name, "rows": len(rows), "removed": len(removed), "sha256": digest}
+        entry = {"file": name, "rows": len(rows), "removed": len(removed), "xxh3": digest}
         if self.store.path is None:
             return entry, Segment(data, self.store.bits)
         write_atomic(self.store.path / name, data)
@@ -353,7 +348,7 @@ class StoreWriter:
         """The segments from number `first` on as few as can be."""
         store = self.store
         kept, old, live = store._segments[:first], store._segments[first:], store.live[first:]
-        manifest = {**store.manifest, "generation": store.manifest["generation"] + 1}
+        manifest = _next(store.manifest)
         manifest["segments"] = manifest["segments"][:first]
         nothing = np.empty(0, np.int64)
         ids = np.concatenate([nothing, *(segment.ids[mask] for segment, mask in zip(old, live, strict=True))])
@@ -380,3 +375,7 @@ class StoreWriter:
         store.manifest, store._segments, store._live = manifest, segments, None
         if store.path is not None:
             clear_leftovers(store.path, manifest)
+
+
+def _next(manifest: dict[str, Any]) -> dict[str, Any]:
+    return {**manifest, "version": VERSION, "generation": manifest["generation"] + 1}

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from hashfaiss.train.data import TrainingData, augment_batch
+from hashfaiss.train.data import TrainingData, views_of
 from hashfaiss.train.frozen import frozen_features
 from hashfaiss.train.methods import build_method
 from hashfaiss.train.recipes import with_changes
@@ -70,7 +70,7 @@ def training_rate(settings: Settings, network: Any, data: TrainingData) -> float
     generator = torch.Generator().manual_seed(settings.seed)
 
     def step() -> None:
-        images = augment_batch(batch.to(device), settings.augment, settings.preprocessing.size, generator)
+        images = views_of(batch.to(device), settings.augments, settings.preprocessing, generator)
         inputs = settings.preprocessing.normalise(images).contiguous(memory_format=torch.channels_last)
         with torch.autocast(device.type, precision, enabled=precision != torch.float32):
             outputs = made(inputs)
@@ -99,7 +99,8 @@ def head_rate(settings: Settings, network: Any, data: TrainingData) -> float:
     method.to(device)
 
     def step() -> None:
-        torch.autograd.backward(method(made.head(features), indices.to(device)))
+        outputs = torch.cat([made.head(features)] * len(settings.augments))
+        torch.autograd.backward(method(outputs, indices.to(device)))
 
     return len(indices) / _quickest(step, device)
 

@@ -72,7 +72,7 @@ class TrainingData:
 def load_training_data(
     images: LabelledImages,
     preprocessing: Preprocessing,
-    augment: Augment,
+    augments: Sequence[Augment],
     validation: float,
     seed: int,
     on_decoded: Callable[[int], None],
@@ -82,7 +82,7 @@ def load_training_data(
     Args:
         images: (path, label names) of each.
         preprocessing: resizes them.
-        augment: what crops keeps a margin around the training images to crop from.
+        augments: what crops keeps a margin around the training images to crop from.
         validation: share of the images kept for validation, 0 for none.
         seed: of the split.
         on_decoded: told now and then how many more images are done.
@@ -94,7 +94,7 @@ def load_training_data(
     held_out = split_validation([names for _, names in images], validation, seed)
     parts = [[image for image, out in zip(images, held_out, strict=True) if out is part] for part in (False, True)]
     skipped: list[tuple[str, str]] = []
-    training = _decode(parts[0], classes, preprocessing, augment not in ("none", "flip"), skipped, on_decoded)
+    training = _decode(parts[0], classes, preprocessing, not {"none", "flip"}.issuperset(augments), skipped, on_decoded)
     held = _decode(parts[1], classes, preprocessing, False, skipped, on_decoded)
     if len(training) < 2:
         reason = f"; the first that cannot be read: {skipped[0][0]!r}, {skipped[0][1]}" if skipped else ""
@@ -169,6 +169,21 @@ def augment_batch(images: Tensor, kind: Augment, size: int, generator: torch.Gen
     image = torch.arange(n, device=images.device)
     channel = torch.arange(3, device=images.device)
     return images[image[:, None, None, None], channel[:, None, None], rows[:, None, :, None], columns[:, None, None]]
+
+
+def views_of(
+    images: Tensor, kinds: Sequence[Augment], preprocessing: Preprocessing, generator: torch.Generator
+) -> Tensor:
+    """Images, uint8 (n, 3, side, side), with a margin or without → (views * n, 3, size, size), augmented in these ways.
+
+    The first view of all images comes first.
+    """
+    plain = preprocessing.within_margin(images)
+    views = [
+        augment_batch(plain if kind in ("none", "flip") else images, kind, preprocessing.size, generator)
+        for kind in kinds
+    ]
+    return torch.cat(views) if len(views) > 1 else views[0]
 
 
 @cache

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from hashfaiss.networks.attention import PreConvolution, StatAxis
     from hashfaiss.networks.dual_stream import Streams
     from hashfaiss.networks.hashing import Attention
+    from hashfaiss.networks.heads import Head
     from hashfaiss.train.data import Augment
 
 Optimiser = Literal["rmsprop", "sgd", "adam", "adamw"]
@@ -51,6 +52,7 @@ class TrainOptions:
         backbone: a name that `backbones.build_backbone` takes.
         attention, stat_axis, attention_width, pre_conv: of "hash", see `HashNetwork`.
         streams: of "dual-stream", see `DualStreamNetwork`.
+        head: see `networks.heads.build_head`; None is the method's own.
         weights: "imagenet", "none" or a file, see `load_weights`.
         size: side in pixels of what the network sees; None is the backbone's own.
         fit: "crop" or "stretch", see `Preprocessing`.
@@ -64,7 +66,7 @@ class TrainOptions:
         lr_step: epochs after which the learning rate is multiplied by `lr_factor`; None is the recipe's, which follows
             `epochs` where that differs from the recipe's.
         method_options: arguments of the method's class; those left out are the recipe's, then the class's.
-        augment: see `data.augment_batch`.
+        augment, strong_augment: see `data.augment_batch`; the latter makes the second view of methods that take two.
         select: the best epoch by "validation" on a share of the training images, or "on-queries" as the popular code
             does, which looks at the test set.
         validation: that share, 0 for none; None is 0.1, or 0 with "on-queries".
@@ -96,10 +98,16 @@ class TrainOptions:
     streams: Streams | None = setting(
         "Of the network dual-stream: both, position, channel, none or shared.", common="both"
     )
+    head: Head | None = setting(
+        "What gives the outputs: linear, linear-bn, layernorm-tanh or mlp; default: the method's own."
+    )
     size: int | None = setting("Input side in pixels; default: the backbone's.")
     fit: Fit | None = setting("crop (keeps the aspect ratio) or stretch.", common="crop")
     augment: Augment | None = setting(
         "none, flip, crop (flip and random crop), photo (resized crop, flip, colours) or randaugment.", common="none"
+    )
+    strong_augment: Augment | None = setting(
+        "Of the second view, for methods that take two of each image.", common="photo"
     )
     epochs: int | None = setting("Times through the training images.", common=150, least=1)
     freeze: bool | None = setting(

@@ -20,6 +20,7 @@ from hashfaiss.networks.attention import PreConvolution, StatAxis
 from hashfaiss.networks.backbones import backbone_facts, check_backbone_size
 from hashfaiss.networks.dual_stream import Streams
 from hashfaiss.networks.hashing import Attention
+from hashfaiss.networks.heads import Head
 from hashfaiss.train.data import Augment
 from hashfaiss.train.methods import Method, Shallow, SteppingMethod, build_method, method_class, method_defaults
 from hashfaiss.train.options import COMMON, Optimiser, Schedule, Select, TrainOptions
@@ -30,7 +31,7 @@ PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": t
 OPTIMISER_ONLY = {"optimiser", "momentum", "nesterov", "weight_decay", "backbone_rate", "freeze", "finetune"}
 TRAINED_ONLY = OPTIMISER_ONLY | {
     *("network", "attention", "streams", "epochs", "learning_rate", "lr_step", "lr_factor", "batch", "evaluate_every"),
-    *("minutes", "schedule"),
+    *("minutes", "schedule", "head", "strong_augment"),
 }
 CHOICES: dict[str, Any] = {
     "attention": Attention,
@@ -38,6 +39,8 @@ CHOICES: dict[str, Any] = {
     "stat_axis": StatAxis,
     "pre_conv": PreConvolution,
     "augment": Augment,
+    "strong_augment": Augment,
+    "head": Head,
     "optimiser": Optimiser,
     "schedule": Schedule,
     "select": Select,
@@ -60,6 +63,7 @@ class Settings:
     attention_width: int | None
     pre_conv: PreConvolution
     streams: Streams
+    head: Head
     weights: str
     size: int | None
     fit: Fit
@@ -79,6 +83,7 @@ class Settings:
     batch: int
     method_options: dict[str, Any]
     augment: Augment
+    strong_augment: Augment
     select: Select
     validation: float
     queries: str | None
@@ -93,11 +98,20 @@ class Settings:
     def network_arguments(self) -> dict[str, Any]:
         """Arguments of the network's class."""
         names = ["backbone", "bits"]
+        if self.network != "features":
+            names.append("head")
         if self.network == "hash":
             names += ["attention", "stat_axis", "attention_width", "pre_conv"]
         elif self.network == "dual-stream":
             names += ["streams"]
         return {name: getattr(self, name) for name in names}
+
+    @property
+    def augments(self) -> tuple[Augment, ...]:
+        """How each view of an image is made, of one or two."""
+        kind = method_class(self.method)
+        two = issubclass(kind, Method) and kind.two_views
+        return (self.augment, self.strong_augment) if two else (self.augment,)
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -129,7 +143,9 @@ def settle(options: TrainOptions) -> Settings:
     chosen = with_changes(recipe, {name: given[name] for name in COMMON if given[name] is not None})
     values = {**given, **{name: chosen[name] for name in COMMON}}
     if issubclass(kind, Shallow):
-        values.update(network="features", attention="none", epochs=1, lr_step=1, evaluate_every=1)
+        values.update(network="features", attention="none", epochs=1, lr_step=1, evaluate_every=1, head="linear")
+    elif options.head is None:
+        values["head"] = kind.head
     if options.validation is None:
         values["validation"] = 0.1 if options.select == "validation" else 0.0
     _check(values)
@@ -164,8 +180,13 @@ def _check_idle(options: TrainOptions, kind: type[Method] | type[Shallow], defau
                 f"augment is {options.augment!r}: {options.method} is fitted once, to the images as they "
                 "are; give 'none'"
             )
+    elif options.strong_augment is not None and not kind.two_views:
+        raise ArgumentError(
+            f"strong_augment is {options.strong_augment!r}: it makes the second view of each image, and "
+            f"{options.method!r} takes one; leave it out"
+        )
     if issubclass(kind, SteppingMethod):
-        for name in idle:
+        for name in idle - {"strong_augment"}:
             raise ArgumentError(
                 f"{name}={getattr(options, name)!r} is a setting of the trainer's optimiser, and {options.method!r} "
                 "takes its own steps: leave it out, or see its options"
@@ -185,7 +206,8 @@ def idle_settings(kind: type[Method] | type[Shallow]) -> set[str]:
     """Fields of `TrainOptions` that mean nothing to a method of this class."""
     if issubclass(kind, Shallow):
         return TRAINED_ONLY
-    return OPTIMISER_ONLY if issubclass(kind, SteppingMethod) else set()
+    idle = OPTIMISER_ONLY if issubclass(kind, SteppingMethod) else set()
+    return idle if kind.two_views else idle | {"strong_augment"}
 
 
 def _check(values: Mapping[str, Any]) -> None:

@@ -22,10 +22,11 @@ from hashfaiss.encoding.learned import LearnedCodes
 from hashfaiss.errors import DivergedError, ModelError, TrainingError
 from hashfaiss.images.labels import labelled_files, labelled_images
 from hashfaiss.networks import NETWORKS
+from hashfaiss.networks.heads import draw_head, for_use
 from hashfaiss.networks.weights import licence_trouble, load_weights, weights_identity
 from hashfaiss.train.budget import LENGTH, fit_into_minutes
 from hashfaiss.train.checks import check_training_set
-from hashfaiss.train.data import TrainingData, augment_batch, drawn_batches, load_training_data
+from hashfaiss.train.data import TrainingData, drawn_batches, load_training_data, views_of
 from hashfaiss.train.frozen import Frozen, freeze
 from hashfaiss.train.methods import Method, Shallow, SteppingMethod, build_method, method_class
 from hashfaiss.train.optimisers import build_optimiser
@@ -117,6 +118,8 @@ def _learn(
         with writing(folder):
             return fit_shallow(settings, data, folder, tell)
     network: Any = NETWORKS[settings.network](**settings.network_arguments)
+    # of its own generator, so that what else there is to draw, such as attention, leaves it the same
+    draw_head(network.hash_layer, torch.Generator().manual_seed(settings.seed))
     if state is None:
         for backbone in network.backbones:
             load_weights(backbone, settings.weights)
@@ -128,6 +131,8 @@ def _learn(
     run = _Run(settings, network, data, folder)
     if state is not None:
         run.restore(state)
+    if shortfall := run.method.shortfall():
+        say(shortfall)
     clock = Clock(settings.epochs + settings.finetune, len(run.history), tell)
     with writing(folder):
         if state is None:  # an older training is given up only now that nothing stands in the way
@@ -169,7 +174,7 @@ def _read_images(settings: Settings, tell: Callable[[Progress], None], say: Call
         tell(Progress(0, settings.epochs, done, len(images)))
 
     return load_training_data(
-        images, settings.preprocessing, settings.augment, settings.validation, settings.seed, count
+        images, settings.preprocessing, settings.augments, settings.validation, settings.seed, count
     )
 
 
@@ -183,8 +188,10 @@ class _Run:
         self.network = network
         self.phases = phases_of(settings)
         images = data.training.images
+        torch.manual_seed(settings.seed)  # the same for any network
         method = build_method(settings.method, data.training.labels, settings.bits, settings.method_options)
         self.method: Method = method.to(self.device)  # type: ignore[union-attr]
+        self.method.epochs = self.phases[-1].last
         self.images = images.to(self.device) if self._fits(images) else images
         self.frozen: Frozen | None = None
         self._enter(self.phases[0])
@@ -223,11 +230,14 @@ class _Run:
         learning_rate = self._learning_rate(number, 0)
         self._train_mode()
         total = torch.zeros((), dtype=torch.float64, device=self.device)
+        self.method.share = (number - 1) / self.method.epochs
         chosen = self.method.start_epoch(number, generator)
         chosen = torch.arange(len(self.images)) if chosen is None else chosen.cpu()
         clock.start_epoch(number, len(chosen))
         for indices in drawn_batches(chosen, self.settings.batch, generator):
-            rate = self._learning_rate(number, clock.done / len(chosen))
+            done = clock.done / len(chosen)
+            self.method.share = (number - 1 + done) / self.method.epochs
+            rate = self._learning_rate(number, done)
             total += self._step(indices, generator, rate) * len(indices)
             clock.tick(len(indices), total)
         loss = float(total) / len(chosen)  # waits for the device
@@ -291,9 +301,10 @@ class _Run:
             group["lr"] = learning_rate * group["rate"]
         if self.frozen is not None:
             outputs = self.network.head(self.frozen.training[indices].to(self.device))
+            outputs = torch.cat([outputs] * len(self.settings.augments))
             return self._learn(outputs, indices.to(self.device))
         batch = self.images[indices.to(self.images.device)].to(self.device)
-        batch = augment_batch(batch, self.settings.augment, self.preprocessing.size, generator)
+        batch = views_of(batch, self.settings.augments, self.preprocessing, generator)
         inputs = self.preprocessing.normalise(batch).contiguous(memory_format=torch.channels_last)
         indices = indices.to(self.device)
         if isinstance(self.method, SteppingMethod):
@@ -336,10 +347,11 @@ class _Run:
         learned = None
         if codes is not None:
             learned = LearnedCodes(self.data.training.digests, pack_tensor(codes).cpu().numpy())
+        network, arguments = for_use(self.network, self.settings.network_arguments)
         encoder = Encoder(
-            self.network,
+            network,
             self.settings.network,
-            self.settings.network_arguments,
+            arguments,
             self.preprocessing,
             self.settings.method,
             self.data.classes,

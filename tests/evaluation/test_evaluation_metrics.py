@@ -16,6 +16,7 @@ from hashfaiss.evaluation import (
     average_precision,
     average_precision_bounds,
     average_precision_ranked,
+    chance_of_relevant,
     precision_at,
     precision_recall_by_radius,
     precision_recall_by_rank,
@@ -53,6 +54,13 @@ def plain_hits(levels, rank):
     """Mean over all orders of the relevant items among the first `rank`."""
     values = [sum(flags[:rank]) for flags in orders(levels)]
     return Fraction(sum(values), len(values))
+
+
+@settings(max_examples=100, deadline=None)
+@given(levels=query, cutoff=st.none() | st.integers(1, 12))
+def test_chance_that_something_relevant_is_found_is_that_of_all_orders(levels, cutoff):
+    found = [any(flags if cutoff is None else flags[:cutoff]) for flags in orders(levels)]
+    assert chance_of_relevant(*counts(levels), cutoff)[0] == pytest.approx(sum(found) / len(found), abs=1e-12)
 
 
 def counts(*queries):

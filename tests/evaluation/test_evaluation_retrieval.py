@@ -112,6 +112,24 @@ def test_perfect_codes_score_one_and_the_order_of_the_database_never_matters():
     assert one.stable_order != other.stable_order
 
 
+@pytest.mark.parametrize("cutoff", [None, 3])
+def test_kept_leaves_out_queries_that_find_nothing(cutoff):
+    """As HashNet's code: the mean is over the queries with something relevant among the first R."""
+    random = np.random.default_rng(3)
+    codes, labels = pack(random.standard_normal((40, 62))), [(f"l{i % 8}",) for i in range(40)]  # next to no ties
+    queries, query_labels = pack(random.standard_normal((9, 62))), [*[(f"l{i}",) for i in range(8)], ("alone",)]
+    kept = []
+    for query, wanted in zip(queries, query_labels, strict=True):
+        flags = [relevant for _, _, relevant in plain_ranking(query, wanted, codes, labels)]
+        if any(flags[:cutoff]):
+            kept.append(plain_average_precision(flags, cutoff, "found"))
+    assert 0 < len(kept) < 9
+    report = evaluate_retrieval(queries, query_labels, codes, labels, 62, cutoff, "kept")
+    assert report.stable_order == pytest.approx(np.mean(kept))
+    assert report.pessimistic <= report.mean_average_precision <= report.optimistic <= 1
+    assert report.pessimistic <= report.stable_order <= report.optimistic
+
+
 def test_report_is_ready_for_json():
     report = evaluate_retrieval(*make(), 12)
     read = json.loads(json.dumps(report.to_dict()))

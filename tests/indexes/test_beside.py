@@ -126,7 +126,7 @@ def test_ids_of_another_index_are_refused():
 def test_changes_are_counted(there, gone, came, repeated):
     ids = np.array(sorted(there), np.int64)
     codes = np.zeros((len(ids), 2), np.uint8) if repeated else widened(np.arange(len(ids), dtype=np.uint8)[:, None], 2)
-    built = Built.of(split_arrays(np.frombuffer(CodeIndex(codes, ids, 16, "flat").dump(), np.uint8)))
+    built = Built.of(split_arrays(np.frombuffer(CodeIndex(codes, ids, 16, "flat").dump(), np.uint8)), ids)
     assert sorted(built.ids.tolist()) == ids.tolist()
     now = np.array(sorted((there - gone) | came), np.int64)
     assert built.changes(now) == (len(came), len(there & gone))

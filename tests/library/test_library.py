@@ -262,7 +262,7 @@ def test_a_sound_faiss_file_of_other_codes_is_made_anew(index, encoder, photos):
     wanted = index.query(photos / "cat/0.jpg", 20)
     few = encoder.to_index([photos / "cat/0.jpg"], photos.parent / "few.index")
     manifest = read_manifest(index.path)
-    manifest["index"]["sha256"] = few.store.manifest["index"]["sha256"]
+    manifest["index"]["xxh3"] = few.store.manifest["index"]["xxh3"]
     write_manifest(index.path, manifest)
     shutil.copy(few.path / few.store.manifest["index"]["file"], index.path / manifest["index"]["file"])
     assert ImageIndex.open(index.path).query(photos / "cat/0.jpg", 20) == wanted

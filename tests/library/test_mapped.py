@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import gc
-import os
 import stat
 
 import numpy as np
 import pytest
 
-from hashfaiss.files import PIECE, large_digest
 from hashfaiss.indexes import CodeIndex
 from hashfaiss.library import faiss_file
 from hashfaiss.library.image_index import ImageIndex
@@ -92,19 +90,6 @@ def test_a_mapped_file_that_is_not_sound_is_not_used(encoder, photos, tmp_path, 
     opened = ImageIndex.open(tmp_path / "x.index")
     assert faiss_file.read_faiss(opened.store) is None
     assert answers(opened, photos) == expected
-
-
-def test_a_digest_sees_every_byte():
-    data = bytearray(os.urandom(2 * PIECE + 5))
-    first = large_digest(data)
-    assert first == large_digest(memoryview(np.frombuffer(bytes(data), np.uint8)))
-    for place in (0, PIECE - 1, PIECE, 2 * PIECE + 4):
-        data[place] ^= 1
-        assert large_digest(data) != first
-        data[place] ^= 1
-    assert large_digest(data[:-1]) != first
-    assert large_digest(b"") != large_digest(b"\0")
-    assert large_digest(data) == first
 
 
 def test_bytes_and_arrays_load_the_same():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import subprocess
@@ -197,7 +198,7 @@ def test_a_manifest_that_cannot_be_used_is_told(tmp_path):
     refused(b"{", CorruptIndexError, "cannot be read")
     refused(b"", CorruptIndexError, "cannot be read")
     refused(b"\xff\xff", CorruptIndexError, "cannot be read")
-    refused({**sound, "version": 2}, IndexFolderError, "format version 2")
+    refused({**sound, "version": 3}, IndexFolderError, "format version 3")
     refused({**sound, "format": "other"}, IndexFolderError, "something else's")
     refused({"name": "web app"}, IndexFolderError, "something else's")
     refused([], IndexFolderError, "something else's")
@@ -207,10 +208,10 @@ def test_a_manifest_that_cannot_be_used_is_told(tmp_path):
     refused({**sound, "bits": 21}, CorruptIndexError, "no segment of 21-bit")
     for name in ("../secret.h5", "/etc/passwd", "codes/../../x", "codes/..", "codes/", "faiss/x", "codes/a/b", ""):
         refused({**sound, "segments": [{**entry, "file": name}]}, CorruptIndexError, "outside the index")
-    for name, value in (("file", 5), ("rows", "3"), ("rows", None), ("rows", -1), ("sha256", None)):
+    for name, value in (("file", 5), ("rows", "3"), ("rows", None), ("rows", -1), ("xxh3", None)):
         refused({**sound, "segments": [{**entry, name: value}]}, CorruptIndexError, "incomplete|outside")
     refused({**sound, "segments": [{**entry, "rows": 4}]}, CorruptIndexError, "holds 3 rows, not 4")
-    refused({**sound, "segments": [{**entry, "sha256": "0" * 64}]}, CorruptIndexError, "not those that were written")
+    refused({**sound, "segments": [{**entry, "xxh3": "0" * 32}]}, CorruptIndexError, "not those that were written")
     refused({**sound, "segments": [{**entry, "file": "codes/."}]}, IndexFolderError, "Is a directory")
     file.write_text(json.dumps(sound))
     assert len(CodeStore.open(tmp_path / "x")) == 3
@@ -456,3 +457,30 @@ def test_a_file_that_cannot_be_deleted_is_left_for_the_next_writer(tmp_path, mon
         with store.writing():
             assert left.exists() == holds
         held.clear()
+
+
+def test_an_index_of_format_1_is_read_and_written_on(tmp_path):
+    """It knew files by their sha256."""
+    folder = tmp_path / "x"
+    store = CodeStore.create(folder, 20)
+    fill(store, 3)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for entry in manifest["segments"]:
+        del entry["xxh3"]
+        entry["sha256"] = hashlib.sha256((folder / entry["file"]).read_bytes()).hexdigest()
+    del manifest["sha256"]
+    manifest_module.write_manifest(folder, {**manifest, "version": 1})
+    old = CodeStore.open(folder)
+    assert (old.codes()[0] == store.codes()[0]).all()
+    assert [trouble for _, trouble in old.verify()] == [None]
+    fill(old, 2)
+    again = CodeStore.open(folder)
+    assert len(again) == 5
+    assert again.manifest["version"] == manifest_module.VERSION
+    assert [trouble for _, trouble in again.verify()] == [None, None]
+    file = folder / manifest["segments"][0]["file"]
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(CorruptIndexError, match="not those that were written"):
+        CodeStore.open(folder)

@@ -154,6 +154,22 @@ def test_adsh_rounds() -> None:
     assert [torch.equal(a, b) for a, b in itertools.pairwise(codes)] == [True, False, True, True, False]
 
 
+@pytest.mark.parametrize(
+    ("epochs", "length", "rounds"), [(8, 1, 8), (50, 1, 50), (120, 2, 60), (150, 3, 50), (400, 3, 133)]
+)
+def test_adsh_has_its_rounds_in_a_short_training_or_says_so(epochs: int, length: int, rounds: int) -> None:
+    method = ADSH(torch.eye(5), 4)
+    method.epochs = epochs
+    assert method.round_epochs == length
+    assert epochs // method.round_epochs == rounds
+    told = method.shortfall()
+    assert (
+        told is None
+        if rounds >= 50
+        else told == ("adsh solves its codes in 50 rounds, and 8 epochs are 8: its codes stay rough")
+    )
+
+
 def test_adsh_draws_2000_images_or_all() -> None:
     assert len(ADSH(torch.eye(2).repeat(1500, 1), 4).start_epoch(1, torch.Generator())) == 2000
     assert sorted(ADSH(torch.eye(5), 4).start_epoch(1, torch.Generator()).tolist()) == [0, 1, 2, 3, 4]

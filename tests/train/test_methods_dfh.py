@@ -48,7 +48,7 @@ def dfh_relaxed(relaxed: Array, y: Array, b: Array, vul: float, nta: float) -> A
         loss = (v @ shares - codes).square().mean() + vul * (v.T @ v - target).square().mean()
         loss = loss + nta * (v - v.detach().sign()).square().mean()
         (gradient,) = torch.autograd.grad(loss, v)
-        v = v - (0.03 if step < 150 else 0.003 if step < 180 else 0.0003) * gradient
+        v = v - (0.03 if step < 149 else 0.003 if step < 179 else 0.0003) * gradient
     return v.detach().numpy()
 
 

@@ -141,7 +141,8 @@ def test_a_continued_training_is_the_same(name: str, options: dict[str, Any], st
     found = epochs(first, 1, stop)
     with torch.random.fork_rng():
         torch.manual_seed(99)  # what another one draws at its start must not matter
-        second = build_method(name, labels, 6, options).double()  # type: ignore[union-attr]
+        second: Any = build_method(name, labels, 6, options).double()  # type: ignore[union-attr]
+    second.epochs = first.epochs
     second.load_state_dict(copy.deepcopy(first.state_dict()))
     assert found + epochs(second, stop + 1, 7) == expected
     assert all(torch.equal(tensor, second.state_dict()[key]) for key, tensor in whole.state_dict().items())

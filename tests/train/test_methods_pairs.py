@@ -29,7 +29,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("dbdh", {"ste": False, "power": 1, "alpha": 0.7}),
     ("dbdh", {"memory": False}),
     ("hashnet", {}),
-    ("hashnet", {"alpha": 0.1, "continuous_similarity": False, "continuation": "epochs", "memory": True}),
+    ("hashnet", {"alpha": 0.1, "continuous_similarity": False, "continuation": "popular", "memory": True}),
     ("hashnet", {"positive_weight": 5.0, "continuation": "none"}),
     ("idhn", {}),
     ("idhn", {"variant": "popular", "memory": True, "quantisation": 0.3, "soft": 0.2}),
@@ -136,13 +136,10 @@ def plain_hashnet(
             )
             c = share if similar and o.get("continuous_similarity", True) else 1.0
             found[similar].append(c * likelihood(alpha * dot(h[i], v), similar))
-    pairs = len(found[True]) + len(found[False])
-    loss = 0.0
-    for kind, values in found.items():
-        if values:
-            weight = pairs / len(values) if positive is None else positive if kind else 1.0
-            loss += weight * sum(values) / pairs
-    return loss
+    if positive is not None:  # what the official code sums, and what it divides by
+        total = positive * sum(found[True]) + sum(found[False])
+        return total / max(1, positive * len(found[True]) + len(found[False]))
+    return sum(sum(values) / len(values) for values in found.values() if values)
 
 
 def plain_idhn(h: list[Row], rows: list[int], y: list[Row], seen: Seen | None, bits: int, o: dict[str, Any]) -> float:

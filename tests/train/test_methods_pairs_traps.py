@@ -83,47 +83,27 @@ def test_dbdh_popular_is_dhida_without_attention() -> None:
     assert popular(outputs, FOUR).item() == dhida(outputs, FOUR).item()
 
 
-def test_hashnet_sharpens_every_200_batches_of_training_only() -> None:
-    method, fixed = HashNet(TWO_CLASSES, 8).double(), HashNet(TWO_CLASSES, 8, continuation="none").double()
-    outputs, losses = draw(4, 8), []
-    method.eval()
-    for _ in range(250):
-        method(outputs, FOUR)
-    method.train()
-    for _ in range(400):
-        losses.append(method(outputs, FOUR).item())
-    one, two, three = (fixed(math.sqrt(square) * outputs, FOUR).item() for square in (1, 2, 3))
-    # as in the official code, the 200th batch is the first of the next stage
-    assert losses[:199] == [one] * 199
-    assert losses[199:399] == pytest.approx([two] * 200)
-    assert losses[399] == pytest.approx(three)
-    assert method.beta().item() == pytest.approx(math.sqrt(3))
-    continued = HashNet(TWO_CLASSES, 8).double()
-    continued.load_state_dict(method.state_dict())
-    assert continued.beta() == method.beta()
-
-
-def test_gah_and_hashnet_sharpen_in_the_same_batches() -> None:
+def test_hashnet_and_gah_sharpen_to_the_end_of_any_training() -> None:
+    """As their official codes do by counting batches: sqrt(1 + 0.005 t), t rounded down to a multiple of 200."""
     hashnet, gah = HashNet(TWO_CLASSES, 4).double(), GAH(TWO_CLASSES, 4).double()
-    network, inputs = torch.nn.Linear(3, 4).double(), draw(4, 3)
-    for batch in (1, 199, 200, 399, 400):
-        for method in (hashnet, gah):
-            method.batches.fill_(batch - 1)
-        hashnet(draw(4, 4), FOUR)
-        gah.step(network, 0.1, inputs, FOUR)
-        slopes = [hashnet.beta().item(), gah._scale(torch.float64).item()]
-        assert slopes == pytest.approx([math.sqrt(1 + batch // 200)] * 2)
+    for method, slope, batches in ((hashnet, lambda: hashnet.beta, 10_000), (gah, lambda: gah.scale, 301 * 39)):
+        for batch in (0, 199, 201, 399, 401, 5_100, batches - 1):
+            method.share = (batch + 0.5) / batches
+            assert slope() == pytest.approx(math.sqrt(1 + 0.005 * (batch // 200 * 200)))
+    assert hashnet.beta == pytest.approx(7.07, abs=0.01)
+    outputs = draw(4, 4)
+    fixed = HashNet(TWO_CLASSES, 4, continuation="none").double()
+    assert hashnet(outputs, FOUR).item() == pytest.approx(fixed(hashnet.beta * outputs, FOUR).item())
 
 
-def test_hashnet_continuation_by_epochs_and_none() -> None:
-    popular, fixed = (HashNet(TWO_CLASSES, 8, continuation=kind).double() for kind in ("epochs", "none"))
+def test_hashnet_continuation_of_popular_code_and_none() -> None:
+    popular, fixed = (HashNet(TWO_CLASSES, 8, continuation=kind).double() for kind in ("popular", "none"))
     slopes = []
-    for epoch in (1, 20, 21, 61):
+    for epoch in (1, 20, 21, 61):  # of 150
         for method in (popular, fixed):
-            method.start_epoch(epoch, torch.Generator())
-            method(draw(4, 8), FOUR)
-        slopes.append(popular.beta().item())
-        assert fixed.beta() == 1
+            method.share = (epoch - 1) / 150
+        slopes.append(popular.beta)
+        assert fixed.beta == 1
     assert slopes == pytest.approx([1.0, 1.0, math.sqrt(2), 2.0])
 
 

@@ -175,8 +175,11 @@ def test_learned_codes_are_signs(adsh: Path) -> None:
     assert bits.shape == (27, 8)
 
 
-def test_no_model_without_learned_codes_is_the_best(images: Path, tmp_path: Path) -> None:
+def test_no_model_without_learned_codes_is_the_best(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Epochs before ADSH's first codes are not compared with those after."""
+    monkeypatch.setattr("hashfaiss.train.methods.adsh.ROUNDS", 1)  # of 3 epochs
     result = train(options(images, tmp_path / "m.pt", "adsh", epochs=4))
     assert [row.validation_score is None for row in result.history] == [True, True, False, False]
     assert result.best_epoch >= 3

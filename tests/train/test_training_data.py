@@ -82,7 +82,7 @@ def test_data_in_a_file_is_the_data(images: Path, monkeypatch: pytest.MonkeyPatc
     listed = [(str(path), (path.parent.name,)) for path in sorted(images.rglob("*.png"))]
 
     def load() -> training_data.TrainingData:
-        return load_training_data(listed, Preprocessing(16, "stretch"), "crop", 0.25, 0, lambda _: None)
+        return load_training_data(listed, Preprocessing(16, "stretch"), ("crop",), 0.25, 0, lambda _: None)
 
     in_memory = load()
     monkeypatch.setattr(training_data, "MEMORY_BYTES", 1000)

@@ -9,6 +9,7 @@ from hashfaiss.train.methods.discrete import coordinate_descent
 from hashfaiss.train.methods.method import About, Memory, Method, check_count, check_weight, sign, similarity
 
 ROWS = 256  # of images x N at a time
+ROUNDS = 50
 
 
 class ADSH(Method):
@@ -16,19 +17,20 @@ class ADSH(Method):
 
     i runs over the batch, j over all N training images, the database. The codes V (N, K) of the database are no outputs
     of the network: they are solved, bit by bit, at the end of every round. A round is `round_epochs` epochs over
-    Omega, `samples` images drawn anew. Queries are sign(output), and so are images that came after training.
+    Omega, `samples` images drawn anew; in a training too short for 50 of them it has fewer, one at least. Queries are
+    sign(output), and so are images that came after training.
 
     S_ij is 1 where two images share a label and else -|S1| / |S0|, of the numbers of such pairs in Omega x N, so that
     the many dissimilar pairs weigh no more than the few similar ones.
 
-    V starts as 0, as published: the first round then only draws u to 0. A training should be a whole number of rounds:
-    what comes after the last one, V knows nothing of.
+    V starts as 0, as published: the first round then only draws u to 0. V knows nothing of what comes
+    after the last whole round.
 
     Args:
         labels, bits: as for `Method`.
         gamma: weight of the distance between an image's two codes; the paper's 200.
         samples: |Omega|, or all images where there are fewer.
-        round_epochs: epochs of a round.
+        round_epochs: epochs of a round, at most.
 
     Attributes:
         codes: V, ±1, or 0 before the first round's end.
@@ -51,14 +53,14 @@ class ADSH(Method):
     codes: Tensor
     sampled: Tensor
     ratio: Tensor
+    least_epochs = 2  # of one round alone there is nothing to learn from
 
     def __init__(
         self, labels: Tensor, bits: int, gamma: float = 200.0, samples: int = 2000, round_epochs: int = 3
     ) -> None:
         super().__init__(labels, bits)
         self.gamma = check_weight("gamma", gamma)
-        self.round_epochs = check_count("round_epochs", round_epochs)
-        self.least_epochs = self.round_epochs
+        self.longest_round = check_count("round_epochs", round_epochs)
         size = min(check_count("samples", samples), len(labels))
         self.memory = Memory(len(labels), bits)
         self.register_buffer("codes", torch.zeros(len(labels), bits))
@@ -72,6 +74,17 @@ class ADSH(Method):
         pairs = (queries @ self.codes.T - self._targets(indices)).square().mean()
         distance = (self.codes[indices] - queries).square().sum() / (len(indices) * len(self.codes))
         return pairs + self.gamma * distance
+
+    @property
+    def round_epochs(self) -> int:
+        """Epochs of a round in this training."""
+        return min(self.longest_round, max(1, self.epochs // ROUNDS))
+
+    def shortfall(self) -> str | None:
+        rounds = self.epochs // self.round_epochs
+        if rounds >= ROUNDS:
+            return None
+        return f"adsh solves its codes in {ROUNDS} rounds, and {self.epochs} epochs are {rounds}: its codes stay rough"
 
     def start_epoch(self, epoch: int, generator: torch.Generator) -> Tensor:
         """Omega (m,), int64, on the CPU: another one in the first epoch of every round."""

@@ -28,8 +28,7 @@ class DBDH(Method):
         balance_axis: "bit" is the sum over bits of |mean of a bit over the batch|^p: each bit is to be +1 for half of
             the images. "sample" is the mean over images of |mean over an image's bits|^p: each code is to have as many
             +1 as -1.
-        memory: False takes j from the batch too. Remembered codes are soon out of date while signs still change with
-            every step, and a short training learns more without them.
+        memory: False takes j from the batch too.
 
     Raises:
         ArgumentError: an option that is none of these.

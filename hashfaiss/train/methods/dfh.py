@@ -15,7 +15,7 @@ Centres = Literal["discrete", "relaxed"]
 
 STEPS = 200
 STEP_LENGTH = 0.03
-DROPS = (150, 180)  # steps after which the next are a tenth as long
+DROPS = (149, 179)  # steps, counted from 0, from which on they are a tenth as long
 
 
 class DFH(Method):

@@ -15,8 +15,7 @@ from hashfaiss.train.methods.method import About, SteppingMethod, check_weight, 
 
 WIDTH = 100  # of the attention network
 PRECISION = 10  # p: gradients below e^-p are told to the attention network as they are, those above by their logarithm
-GROWTH = 0.005  # of the scale in tanh(scale * u)
-GROWTH_STEP = 200  # batches between two values of the scale
+STAGES = 301 * 39 / 200  # in which the scale in tanh(scale * u) grows: of 200 batches each, 39 an epoch of CIFAR-10
 VALUES = 2**22  # hidden values of the attention network at a time
 
 
@@ -24,7 +23,8 @@ class GAH(SteppingMethod):
     """L = sum_ij w_ij [log(1 + e^z_ij) - s_ij z_ij] / sum_ij w_ij, z_ij = slope * <h_i, h_j>, h = tanh(scale * u).
 
     i runs over the first half of a batch, j over the second; w_ij is `positive_weight` where s_ij = 1, else 1. The
-    scale is sqrt(1 + 0.005 t) with t the number of the batch, 1, 2, ..., rounded down to a multiple of 200.
+    scale is sqrt(1 + the number of stages that are over), of 58.7 in a training however long it is: as in the published
+    code, where it is sqrt(1 + 0.005 t) in batch t of 11,739 on CIFAR-10, t rounded down to a multiple of 200.
 
     The gradient that the pair (i, j) gives to a bit of h_i is multiplied by 2a, the one to the same bit of h_j by
     2 (1 - a). The attention network (5-100-1) scores each side from its h, the gradient of the pair and the side's
@@ -58,7 +58,6 @@ class GAH(SteppingMethod):
         multi_label=True,
         loss="weighted pairwise likelihood of h = tanh(scale * u), its gradient shared out by a learned attention",
     )
-    batches: Tensor
 
     def __init__(
         self,
@@ -82,7 +81,6 @@ class GAH(SteppingMethod):
         rate = by_bits if attention_rate is None else check_weight("attention_rate", attention_rate)
         self.adam = torch.optim.Adam(self.attention.parameters(), lr=rate)
         self.velocities: dict[str, Tensor] = {}
-        self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
 
     def get_extra_state(self) -> dict[str, Any]:
         """The momentum of each of the network's parameters, and the attention network's optimiser."""
@@ -104,7 +102,6 @@ class GAH(SteppingMethod):
         `learning_rate` is the epoch's. Returns the loss before the step, a detached scalar. The network's parameters
         and its batch statistics change once.
         """
-        self.batches += 1
         state = _random_state(inputs.device)
         outputs = network(inputs)
         relaxed = self._relax(outputs.detach())
@@ -112,7 +109,7 @@ class GAH(SteppingMethod):
         products = (first @ second.T).requires_grad_()
         loss = self._pair_loss(products, indices)
         (derivative,) = torch.autograd.grad(loss, products)
-        slopes = self._scale(relaxed.dtype) * (1 - relaxed.square())  # of tanh
+        slopes = self.scale * (1 - relaxed.square())  # of tanh
         # J^T g, what the weighted gradients g of u say to the parameters, as a function of g.
         weighted = (slopes * self._weighted(first, second, derivative)).requires_grad_()
         parameters, gradients = _gradients(network, outputs, weighted)
@@ -131,11 +128,13 @@ class GAH(SteppingMethod):
                 parameter.copy_(moved[name])
         return loss.detach()
 
-    def _scale(self, dtype: torch.dtype) -> Tensor:
-        return (1 + GROWTH * (self.batches // GROWTH_STEP * GROWTH_STEP).to(dtype)).sqrt()
+    @property
+    def scale(self) -> float:
+        """The slope of tanh, which grows with `share`."""
+        return math.sqrt(1 + int(STAGES * self.share))
 
     def _relax(self, outputs: Tensor) -> Tensor:
-        return torch.tanh(self._scale(outputs.dtype) * outputs)
+        return torch.tanh(self.scale * outputs)
 
     def _pair_loss(self, products: Tensor, indices: Tensor) -> Tensor:
         """<h_i, h_j> (n1, n2) of the two halves of the images `indices` (n1 + n2,) → the loss."""

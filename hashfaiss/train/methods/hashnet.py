@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal, get_args
 
 import torch
@@ -11,9 +12,9 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from hashfaiss.train.methods.method import About, Memory, Method, check_choice, check_weight, similarity
 from hashfaiss.train.methods.pairs import partners
 
-Continuation = Literal["batches", "epochs", "none"]
-GROWTH, BATCHES_A_STAGE = 0.005, 200  # of the official solvers
-EPOCHS_A_STAGE = 20  # of popular code
+Continuation = Literal["official", "popular", "none"]
+# In how many stages beta² grows by one: 10,000 batches of 200 a stage, and 150 epochs of 20.
+STAGES = {"official": 10_000 / 200, "popular": 150 / 20, "none": 0.0}
 
 
 class HashNet(Method):
@@ -23,22 +24,23 @@ class HashNet(Method):
     c_ij |S| / |S1| where similar, c_ij the labels they share over the labels either has, and |S| / |S0| where not: each
     kind counts as a whole, and one that a batch lacks adds nothing. An image and itself are no pair.
 
-    In batch t = 1, 2, ... beta is sqrt(1 + 0.005 t), t rounded down to a multiple of 200 (the 200th is the first with
-    another beta, as in the official code); batches outside training mode do not count.
+    beta is sqrt(1 + the number of stages that are over), of 50 in a training however long it is: as in the official
+    code, where it is sqrt(1 + 0.005 t) in batch t of 10,000, t rounded down to a multiple of 200.
 
     i and j are all pairs of one batch. The official code takes i from one and j from another, each of 36 images drawn
     by itself: 1,296 pairs, where a batch of 72 has 5,112.
 
     Popular code, which DHIDA compares with, is HashNet(..., alpha=0.1, continuous_similarity=False,
-    continuation="epochs", memory=True); the official code is HashNet(..., positive_weight=100), with 5 on NUS-WIDE and
+    continuation="popular", memory=True); the official code is HashNet(..., positive_weight=100), with 5 on NUS-WIDE and
     1 on COCO, and continuous_similarity=False in its PyTorch half.
 
     Args:
         labels, bits: as for `Method`.
         alpha: the slope of theta; None is the paper's 10 / K.
         continuous_similarity: False takes c_ij = 1.
-        positive_weight: w_ij of similar pairs, times c_ij, with 1 for the others; None is |S| / |S1| and |S| / |S0|.
-        continuation: "epochs" is beta = sqrt(1 + number of times 20 epochs are over), "none" is beta = 1.
+        positive_weight: w, of similar pairs, times c_ij, with 1 for the others, the sum divided by w |S1| + |S0| as in
+            the official code; None is |S| / |S1| and |S| / |S0|, and their mean.
+        continuation: "popular" has 7.5 stages, of 20 in 150 epochs, "none" is beta = 1.
         memory: True takes j from a memory of every training image's last h, its own among them. Rows of images not yet
             seen are 0: they are counted, without a gradient.
 
@@ -54,8 +56,6 @@ class HashNet(Method):
         multi_label=True,
         loss="pairwise likelihood of tanh(beta u), pairs weighted against imbalance, beta growing",
     )
-    batches: Tensor
-    epoch: Tensor
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class HashNet(Method):
         alpha: float | None = None,
         continuous_similarity: bool = True,
         positive_weight: float | None = None,
-        continuation: Continuation = "batches",
+        continuation: Continuation = "official",
         memory: bool = False,
     ) -> None:
         super().__init__(labels, bits)
@@ -74,28 +74,17 @@ class HashNet(Method):
         check_choice("continuation", continuation, get_args(Continuation))
         check_choice("memory", memory, (True, False))
         self.continuous_similarity = continuous_similarity
-        self.continuation = continuation
+        self.stages = STAGES[continuation]
         self.memory = Memory(len(labels), bits) if memory else None
-        self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
-        self.register_buffer("epoch", torch.ones((), dtype=torch.int64))
 
-    def start_epoch(self, epoch: int, generator: torch.Generator) -> None:
-        """Note the epoch, 1, 2, ..."""
-        self.epoch.fill_(epoch)
-
-    def beta(self) -> Tensor:
-        """The slope of tanh in the last batch, a scalar."""
-        if self.continuation == "batches":
-            return (1 + GROWTH * (self.batches // BATCHES_A_STAGE * BATCHES_A_STAGE)).sqrt()
-        if self.continuation == "epochs":
-            return (1 + (self.epoch - 1) // EPOCHS_A_STAGE).sqrt()
-        return torch.ones_like(self.epoch)
+    @property
+    def beta(self) -> float:
+        """The slope of tanh, which grows with `share`."""
+        return math.sqrt(1 + int(self.stages * self.share))
 
     def forward(self, outputs: Tensor, indices: Tensor) -> Tensor:
         """Raw outputs u (n, K) of the training images `indices` (n,) → the loss, a scalar."""
-        if self.training:
-            self.batches += 1
-        activated = (self.beta().to(outputs.dtype) * outputs).tanh()
+        activated = (self.beta * outputs).tanh()
         labels = self.labels[indices]
         others, other_labels = partners(self.memory, activated, self.labels, indices)
         theta = self.alpha * activated @ others.T
@@ -107,14 +96,14 @@ class HashNet(Method):
         return (self._weights(labels, other_labels, similar, pairs) * likelihood).sum()
 
     def _weights(self, labels: Tensor, other_labels: Tensor, similar: Tensor, pairs: Tensor) -> Tensor:
-        """w_ij / |S|; `pairs` is 1 for each pair of S and 0 for others."""
+        """w_ij over what they are divided by; `pairs` is 1 for each pair of S and 0 for others."""
         positive, negative = similar * pairs, (1 - similar) * pairs
         if self.positive_weight is None:
             weights = negative / negative.sum().clamp(min=1)
             positive = positive / positive.sum().clamp(min=1)
         else:
-            weights = negative / pairs.sum().clamp(min=1)
-            positive = positive * self.positive_weight / pairs.sum().clamp(min=1)
+            total = (self.positive_weight * positive.sum() + negative.sum()).clamp(min=1)
+            weights, positive = negative / total, self.positive_weight * positive / total
         if self.continuous_similarity:
             shared = labels @ other_labels.T
             either = labels.sum(dim=1, keepdim=True) + other_labels.sum(dim=1) - shared

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from hashfaiss.errors import ArgumentError
+from hashfaiss.networks.heads import Head
 
 
 @dataclass(frozen=True)
@@ -61,11 +62,20 @@ class Method(Described, nn.Module, ABC):
 
     Attributes:
         labels, bits: as given.
+        head: what it wants its outputs from, see `networks.heads.build_head`.
+        two_views: it takes two augmented views of each image: `forward` gets outputs (2n, K), those of the n weak ones
+            first, then those of the strong ones in the same order. Where features are computed once, both are the same.
         least_epochs: fewer make no sense.
+        epochs, share: of the whole training, and how much of it is done, from 0 to below 1: what a schedule goes by, so
+            that a short training sees all of it. The trainer says both before each epoch and batch.
     """
 
     labels: Tensor
+    head: ClassVar[Head] = "linear"
+    two_views: ClassVar[bool] = False
     least_epochs = 1
+    epochs = 1
+    share = 0.0
 
     def __init__(self, labels: Tensor, bits: int) -> None:
         super().__init__()
@@ -88,6 +98,10 @@ class Method(Described, nn.Module, ABC):
 
     def end_epoch(self, epoch: int) -> None:
         """Called after the last batch of an epoch, before it is validated."""
+
+    def shortfall(self) -> str | None:
+        """What of its schedule cannot be had in `epochs` epochs, in a sentence; None where all can."""
+        return None
 
     @property
     def ready(self) -> bool:
