@@ -26,9 +26,9 @@ def print_report(report: IndexReport) -> None:
         say("No labels on both sides: no retrieval metrics.")
     if report.albums:
         say(
-            "The model learned from no labels, and these are mostly names of folders. Where a folder is an album and no"
+            "This model learned from no labels. If those of the images are albums rather than classes, the figures above"
         )
-        say("class, the figures above say little, and those of the neighbours say how good the codes are.")
+        say("say little, and those of the neighbours say how good the codes are.")
     if report.albums or report.retrieval is None:
         _print_neighbours(report.neighbours)
     _print_health(report)

@@ -216,7 +216,7 @@ def test_names_of_folders_are_no_classes_to_a_model_without_labels(
     assert report.retrieval is not None
     assert report.neighbours is not None
     assert report.to_dict()["albums"]
-    assert "an album and no" in run("evaluate", "--index", str(tmp_path / "x.index"))
+    assert "albums rather than classes" in run("evaluate", "--index", str(tmp_path / "x.index"))
     asked = evaluate_index(index, photos)  # with folders that a person chose as queries
     assert (asked.albums, asked.neighbours) == (False, None)
     (tmp_path / "x.index/encoder.pt").unlink()
