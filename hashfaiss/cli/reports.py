@@ -25,10 +25,8 @@ def print_report(report: IndexReport) -> None:
     else:
         say("No labels on both sides: no retrieval metrics.")
     if report.albums:
-        say(
-            "This model learned from no labels. If those of the images are albums rather than classes, the figures above"
-        )
-        say("say little, and those of the neighbours say how good the codes are.")
+        say("This model learned from no labels. If those of the images are albums rather than classes, the figures")
+        say("above say little; those of the neighbours say how good the codes are.")
     if report.albums or report.retrieval is None:
         _print_neighbours(report.neighbours)
     _print_health(report)
