@@ -28,6 +28,7 @@ from hashfaiss.encoding.crew import Crew
 from hashfaiss.encoding.items import Batch, Item
 from hashfaiss.encoding.learned import LearnedCodes
 from hashfaiss.encoding.precision import Precision
+from hashfaiss.ending import native
 from hashfaiss.errors import ArgumentError, ImageError
 from hashfaiss.files import content_digest
 from hashfaiss.images.decoding import decode_image, from_pillow, read_bytes
@@ -125,8 +126,14 @@ class Work:
     def prepare(self, items: Sequence[Item]) -> list[tuple[Item, Prepared]]:
         """Read, decode and resize; nothing more once the stream is given up."""
         remembered = None if self.outputs or self.features else self.encoder.remembered
-        return [(item, _prepare(self.encoder, item, remembered)) for item in items if not self.given_up]
+        prepared: list[tuple[Item, Prepared]] = []
+        for item in items:
+            if not self.given_up:
+                with native():
+                    prepared.append((item, _prepare(self.encoder, item, remembered)))
+        return prepared
 
+    @native()
     def encode(self, prepared: Sequence[tuple[Item, Prepared]]) -> Batch:
         """Codes of what could be read."""
         skipped = [(item, made) for item, made in prepared if isinstance(made, str)]
@@ -242,9 +249,13 @@ def one_thread_each(pool: ThreadPoolExecutor, workers: int) -> None:
         torch.set_flush_denormal(True)  # a softmax makes many, and processors are slow with them
         started.wait()
 
-    for _ in range(workers):
-        pool.submit(start)
-    started.wait()
+    try:
+        for _ in range(workers):
+            pool.submit(start)
+        started.wait()
+    except BaseException:  # those that wait already would do so for ever, as when the interpreter ends meanwhile
+        started.abort()
+        raise
     torch.set_num_threads(before)
 
 

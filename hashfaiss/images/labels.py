@@ -2,7 +2,8 @@
 
 - Class folders: an image's label is the name of the folder it lies in; one that has names in several folders (hard
   links, or links to it) has the labels of all.
-- CSV: `path,label` a line, several labels separated by `;`. A header line may stand first, whatever it says: a first
+- CSV: `path,label` a line, several labels separated by `;`; or, where the first line has no comma, tabs or semicolons
+  between path and labels, as spreadsheets write them. A header line may stand first, whatever it says: a first
   path that is no file of the folder and has no image's suffix, where others have one.
 - List files: a path, then one 0 or 1 for each class, separated by spaces; classes are named by their number.
 - Class numbers: a path, then the number of its class, which is its label. A single 0 or 1 is one, too: lists of a
@@ -19,6 +20,7 @@ A file whose first line ends in numbers is a list file, unless that line is also
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import csv
 import io
@@ -159,11 +161,15 @@ def read_label_file(file: str | os.PathLike[str], folder: str | os.PathLike[str]
     """
     name = os.fspath(file)
     try:
-        # surrogateescape: a file name need not be UTF-8; newline: nor is a carriage return in one the end of a line
-        with open(name, encoding="utf-8-sig", errors="surrogateescape", newline="") as opened:
-            text = opened.read()
+        with open(name, "rb") as opened:
+            data = opened.read()
+        # surrogateescape: a file name need not be UTF-8
+        wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        text = data.decode("utf-16") if wide else data.decode("utf-8-sig", "surrogateescape")
     except OSError as error:
         raise LabelError(f"cannot read the label file {name!r}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        text = "\0"
     if "\0" in text:
         raise LabelError(f"{name!r} is not a text file: give a CSV of path,label or a list file")
     lines = text.split("\n")  # not splitlines: names may hold what Unicode calls a line separator
@@ -225,7 +231,7 @@ def _read_list(name: str, lines: list[str]) -> dict[str, Labels]:
 
 def _read_csv(name: str, text: str, folder: str | os.PathLike[str] | None) -> dict[str, Labels]:
     rows: list[tuple[str, str]] = []
-    reader = csv.reader(io.StringIO(text), strict=True)
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=_delimiter(text))
     try:
         for row in reader:
             if not row or (not rows and [cell.strip().lower() for cell in row[:2]] in _HEADERS):
@@ -244,6 +250,12 @@ def _read_csv(name: str, text: str, folder: str | os.PathLike[str] | None) -> di
     for path, labels in rows:
         _add(found, path, (part.strip() for part in labels.split(";") if part.strip()))
     return found
+
+
+def _delimiter(text: str) -> str:
+    """What stands between path and labels: a comma, if the first line has one."""
+    first = next(filter(str.strip, text.split("\n")), "")
+    return "," if "," in first else next((mark for mark in "\t;" if first.count(mark) == 1), ",")
 
 
 _HEADERS = (["path", "label"], ["path", "labels"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 
 # fmt: off
@@ -25,6 +26,7 @@ LOOKED_AT = 256  # bytes
 DRAWN = "drawn by hashfaiss"
 DRAWN_BY = {"Software": DRAWN}  # which PNG files that hashfaiss draws say of themselves
 
+_PNM = re.compile(rb"P[1-6]\s(#[^\n]*\n|\s)*[0-9]{1,6}\s+[0-9]{1,6}\s")
 _BEGIN = (
     b"\xff\xd8\xff",  # JPEG
     b"\x89PNG\r\n\x1a\n",
@@ -51,7 +53,7 @@ def brands(head: bytes) -> set[bytes]:
 
 def looks_like_image(head: bytes) -> bool:
     """Whether a file that begins so is an image of a format that is told by its bytes."""
-    if head.startswith(_BEGIN):
+    if head.startswith(_BEGIN) or _PNM.match(head):
         return True
     if head[:4] == b"RIFF":
         return head[8:12] == b"WEBP"

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hashfaiss.codes import Codes, check_codes, widened
+from hashfaiss.ending import native
 from hashfaiss.errors import ArgumentError
 from hashfaiss.indexes.answers import Answers
 from hashfaiss.indexes.beside import Beside, Built
@@ -104,6 +105,7 @@ class Snapshot:
         work, answers = self._work(kind, 0), len(self) * ANSWERS_PER_CALL // MOST_PER_CALL
         return self._batched(queries, answers, work, lambda batch: self._within(batch, kind, radius, exact))
 
+    @native()
     def codes_within(self, queries: Codes, radius: int, exact: bool = False) -> Found:
         """As `within`, the distinct codes themselves: their positions in `distinct`."""
         queries = widened(check_codes(queries, self.bits, "queries"), self.kind.width)
@@ -135,9 +137,10 @@ class Snapshot:
     def _batched(self, queries: Codes, answers: int, work: int, search: Callable[[Codes], Answers]) -> Answers:
         slices = _slices(len(queries), answers, work)
         with _threads(1 if len(queries) == 1 or len(slices) == len(queries) else None):
-            parts = [search(queries[rows]) for rows in slices]
+            parts = [native()(search)(queries[rows]) for rows in slices]
         return parts[0] if len(parts) == 1 else Answers.join(parts)
 
+    @native()
     def _one(self, kind: Searcher, query: Codes, k: int, found: int, farthest: int | None) -> Answers:
         """The answer to one query, on one thread; `_nearest` without what only batches need."""
         before = faiss.omp_get_max_threads()
@@ -281,10 +284,12 @@ def _whole(name: str, value: Any, low: int) -> int:
 @contextmanager
 def _threads(count: int | None) -> Iterator[None]:
     """FAISS on `count` threads; its OpenMP may be torch's, so the count is put back."""
-    before = faiss.omp_get_max_threads()
-    if count is not None:
-        faiss.omp_set_num_threads(count)
+    with native():
+        before = faiss.omp_get_max_threads()
+        if count is not None:
+            faiss.omp_set_num_threads(count)
     try:
         yield
     finally:
-        faiss.omp_set_num_threads(before)
+        with native():
+            faiss.omp_set_num_threads(before)

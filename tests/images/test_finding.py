@@ -17,6 +17,7 @@ from hashfaiss.errors import ArgumentError, ImageError
 from hashfaiss.images import finding
 from hashfaiss.images.decoding import read_image
 from hashfaiss.images.finding import find_images
+from hashfaiss.images.sniffing import looks_like_image
 
 
 def names(folder: Path, **arguments: Any) -> list[str]:
@@ -290,3 +291,10 @@ def test_times_and_sizes_are_held_to_64_bits(photos: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(finding.os, "stat", lambda _: Odd)
     assert finding.image_file(path) == finding.ImageFile(path, 5, 2**63 - 1, -(2**63), 2**63 - 1)
+
+
+def test_a_ppm_is_told_by_its_first_bytes() -> None:
+    for head in (b"P6\n640 480\n255\n", b"P1 # drawn\n# by hand\n 3 4 0 1", b"P5 1 1 255 "):
+        assert looks_like_image(head)
+    for head in (b"P6", b"P7\n1 1\n", b"P5 is a page\n", b"P2P 12 13 ", b"P1\n" + b"#\n" * 127):
+        assert not looks_like_image(head)

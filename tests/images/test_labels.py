@@ -236,7 +236,7 @@ def test_label_files_that_cannot_be_read(tmp_path: Path) -> None:
         read_label_file(tmp_path / "gone.csv")
     with pytest.raises(LabelError, match="cannot read the label file"):
         read_label_file(tmp_path)
-    for data in (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "a.jpg,cat\n".encode("utf-16")):
+    for data in (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "a.jpg,cat\n".encode("utf-16-le")):
         with pytest.raises(LabelError, match="is not a text file: give a CSV of path,label or a list file"):
             read(tmp_path, data)
 
@@ -346,3 +346,18 @@ def test_an_image_has_the_labels_of_all_folders_that_name_it(tmp_path: Path) -> 
         ("cat/2.jpg", ("pet",)),
         ("cat/3.jpg", ("cat",)),
     ]
+
+
+@pytest.mark.parametrize("mark", ["\t", ";", ","])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_tables_as_spreadsheets_write_them(tmp_path: Path, mark: str, encoding: str, end: str) -> None:
+    rows = [["Datei", "Étiquette"], ["größe.jpg", "Käfer"], ["b.jpg", '"x;y"'], ["c.jpg", ""]]
+    text = end.join(mark.join(row) for row in rows) + end
+    assert read_label_file(write(tmp_path, text.encode(encoding))) == {
+        "größe.jpg": ("Käfer",),
+        "b.jpg": ("x", "y"),
+        "c.jpg": (),
+    }
+    with pytest.raises(LabelError, match="is not a text file"):
+        read_label_file(write(tmp_path, b"\xff\xfea\0b"))
