@@ -241,8 +241,9 @@ def duplicates(
         Path | None, typer.Option("--ignore-file", help="Groups to pass over: lines of --json, in a file.")
     ] = None,
     keep: Annotated[
-        str, typer.Option("--keep", help="Of each group: best (pixels, then bytes), oldest or largest.")
-    ] = "best",
+        str | None,
+        typer.Option("--keep", help="Of each group: best (pixels, then bytes; the default), oldest or largest."),
+    ] = None,
     move_to: Annotated[
         Path | None, typer.Option("--move-to", help="Move the files that are not kept below this folder.")
     ] = None,
@@ -267,8 +268,9 @@ def duplicates(
     --rotations also finds what was turned by quarters or mirrored: each image is asked with as its 8 views. That takes
     as long as encoding all of them 8 times, and a --radius of a few bits. Distances are those of the nearest views.
 
-    Nothing is deleted. With --move-to or --hard-link, one file of each group is kept, and with --no-dry-run the others
-    are moved, or those with the very same bytes linked. Links, and files behind them, are left alone. Examples:
+    Nothing is deleted. With --move-to or --hard-link, one file of each group is kept (with --reference, that folder's),
+    and with --no-dry-run the others are moved, or those with the very same bytes linked. Links, and files behind them,
+    are left alone. Examples:
 
     \b
         hashfaiss duplicates --radius 2 --json
@@ -283,8 +285,10 @@ def duplicates(
 
     if move_to and hard_link:
         raise ArgumentError("both --move-to and --hard-link were given: give one of them")
-    if keep not in KEEP:
+    if keep is not None and keep not in KEEP:
         raise ArgumentError(f"keep is {keep!r}: give {', '.join(KEEP)}")
+    if keep and reference:
+        raise ArgumentError("both --keep and --reference were given: the reference folder's images are kept")
     if html:
         _check_target(html.parent, html)
     with bar("duplicates") as progress:
@@ -295,7 +299,7 @@ def duplicates(
             found = Dismissed(ignore_file).without(found)
         groups = _listed(found, radius, as_json)
         if move_to or hard_link:
-            groups = _resolved(groups, keep, move_to, dry_run, opened.store.base)
+            groups = _resolved(groups, None if reference else keep or "best", move_to, dry_run, opened.store.base)
         if html:
             from hashfaiss.library.duplicates_page import write_duplicates_page
 
@@ -314,7 +318,7 @@ def _unread(path: str, reason: str) -> None:
 
 
 def _resolved(
-    groups: Iterable[tuple[Hit, ...]], keep: str, move_to: Path | None, dry_run: bool, base: str | None
+    groups: Iterable[tuple[Hit, ...]], keep: str | None, move_to: Path | None, dry_run: bool, base: str | None
 ) -> Iterator[tuple[Hit, ...]]:
     """The groups, whose files but one are moved or linked as they pass, or are only named; on stderr."""
     from hashfaiss.cli.console import note, shown_path

@@ -51,21 +51,27 @@ KEEP: dict[str, Callable[[str], tuple[float, ...]]] = {
 }
 
 
-def others(group: Sequence[Hit], keep: str) -> list[Other]:
+def others(group: Sequence[Hit], keep: str | None) -> list[Other]:
     """The files of a group beside the one that is kept; none where fewer than two can be read.
 
     Images without a file, links, and files that a linked folder leads to are left alone.
 
+    Args:
+        keep: of `KEEP`; None keeps the group's first image, as of a reference folder, or nothing is done.
+
     Raises:
         ArgumentError: `keep` is not in `KEEP`.
     """
-    if keep not in KEEP:
+    if keep is not None and keep not in KEEP:
         raise ArgumentError(f"keep is {keep!r}: give {', '.join(KEEP)}")
     paths = [hit.path for hit in group if hit.path is not None and _own(hit.path)]
     digests = {path: digest for path in paths if (digest := _digest(path)) is not None}
-    if len(digests) < 2:
+    if len(digests) < 2 or (keep is None and group[0].path not in digests):
         return []
-    kept = min(digests, key=lambda path: (*(-value for value in KEEP[keep](path)), path))
+    if keep is None:
+        kept = str(group[0].path)
+    else:
+        kept = min(digests, key=lambda path: (*(-value for value in KEEP[keep](path)), path))
     return [Other(path, kept, digest == digests[kept]) for path, digest in digests.items() if path != kept]
 
 

@@ -43,6 +43,14 @@ def test_which_is_kept(files, keep, kept):
         others(group(*files.values()), "newest")
 
 
+def test_the_images_of_a_reference_folder_are_kept(files):
+    found = others(group(files["small"], files["wide"], files["old"]), None)
+    assert {other.kept for other in found} == {str(files["small"])}
+    assert len(found) == 2
+    files["small"].unlink()
+    assert others(group(files["small"], files["wide"], files["old"]), None) == []
+
+
 @posix
 def test_links_and_what_is_gone_are_left_alone(files, tmp_path):
     (tmp_path / "soft.png").symlink_to(files["small"])
@@ -94,6 +102,18 @@ def test_from_the_command_line(encoder, photos, monkeypatch):
     assert len(list((photos.parent / "away").rglob("*.jpg"))) == 1
     assert "give one of them" in run("duplicates", "--move-to", "x", "--hard-link", code=2)
     assert "give best, oldest, largest" in run("duplicates", "--keep", "x", code=2)
+
+
+def test_a_reference_folder_keeps_its_own(encoder, photos, monkeypatch):
+    monkeypatch.chdir(photos.parent)
+    shutil.copy(photos / "cat/0.jpg", photos / "dog/copy.jpg")
+    encoder.to_index(photos, "hashfaiss.index")
+    reference = ("duplicates", "--reference", str(photos / "dog"))
+    assert "images are kept" in run(*reference, "--keep", "best", code=2)
+    before = set((photos / "dog").iterdir())
+    run(*reference, "--move-to", "away", "--no-dry-run")
+    assert set((photos / "dog").iterdir()) == before
+    assert (photos.parent / "away/photos/cat/0.jpg").exists()
 
 
 def test_dismissed_groups(tmp_path):
