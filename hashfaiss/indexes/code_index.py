@@ -181,7 +181,8 @@ class CodeIndex:
         try:
             if (built := Built.of(arrays, checked)) is not None:
                 built.changes(checked)
-            return cls._of(restored(arrays, codes, checked, bits, kind, isinstance(data, np.memmap)), kind)
+            in_place = isinstance(data, np.memmap)
+            return cls._of(restored(arrays, codes, checked, bits, kind, in_place, built), kind)
         except (ValueError, TypeError, KeyError, IndexError):
             raise CorruptIndexError(
                 "the FAISS index is of other codes or another kind: delete it, it is rebuilt"

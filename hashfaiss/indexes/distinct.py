@@ -65,22 +65,6 @@ class Distinct:
             return {"starts": self.starts, "ids": self.ids}
         return {"runs": packed_ids(self.ids)}
 
-    @classmethod
-    def restore(cls, codes: Codes, ids: Int64, arrays: Arrays) -> Distinct:
-        """Take up the postings that `arrays` gave, for the same codes and ids.
-
-        Raises:
-            ValueError, KeyError: they are of other codes.
-        """
-        if "starts" not in arrays:
-            return cls(codes, None, ids)
-        starts, kept = arrays["starts"].astype(np.int64, copy=False), arrays["ids"].astype(np.int64, copy=False)
-        if kept.shape != ids.shape or starts.ndim != 1 or kept.sum() != ids.sum():
-            raise ValueError("postings")
-        if starts[0] != 0 or starts[-1] != len(ids) or (starts[1:] <= starts[:-1]).any():
-            raise ValueError("postings")
-        return cls(codes, starts, kept)
-
     def __len__(self) -> int:
         return len(self.ids) if self.starts is None else len(self.starts) - 1
 

@@ -222,22 +222,26 @@ class Snapshot:
         return best
 
 
-def restored(arrays: Arrays, codes: Codes, ids: Int64, bits: int, kind: str, in_place: bool = False) -> Snapshot:
+def restored(
+    arrays: Arrays, codes: Codes, ids: Int64, bits: int, kind: str, in_place: bool = False, built: Built | None = None
+) -> Snapshot:
     """A snapshot from the arrays that were kept of a built index, for codes and ids, which ascend.
 
     Codes that came or went since it was built lie beside it. Where no FAISS index was kept, it is built.
 
     Args:
         in_place: use FAISS's bytes where they lie; they must not change.
+        built: of `arrays`, where it was read before.
 
     Raises:
         ValueError, TypeError, KeyError, IndexError: these are arrays of something else.
         RuntimeError: FAISS cannot read its part.
     """
-    built = Built.of(arrays, ids)
+    if built is None:
+        built = Built.of(arrays, ids)
     changed = built is not None and built.differs(ids)
     part = arrays.get("faiss", np.empty(0, np.uint8)).astype(np.uint8, copy=False)
-    distinct = Distinct.of(codes, ids) if changed or built is None else Distinct.restore(codes, ids, arrays)
+    distinct = Distinct.of(codes, ids) if changed or built is None else Distinct(codes, built.starts, built.ids)
     count = len(distinct) if built is None else len(built)
     made = parse_kind(kind, bits, count if part.size else len(distinct))
     trust = Trust.of(arrays.get("trust", np.empty((0, 2))).tolist())
