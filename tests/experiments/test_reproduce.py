@@ -157,7 +157,7 @@ def test_killed_training_continues_to_the_same_model(make: Any, tmp_path: Path) 
 
     with pytest.MonkeyPatch.context() as patch:
         true_train = runs.train
-        patch.setattr(runs, "train", lambda options, resume, progress: true_train(options, resume, kill_after_first))
+        patch.setattr(runs, "train", lambda options, resume, **_: true_train(options, resume, kill_after_first))
         with pytest.raises(KeyboardInterrupt):
             make(settings, methods=["dhida"])
     run = run_of(tmp_path / "out", "dhida")
@@ -169,7 +169,7 @@ def test_killed_training_continues_to_the_same_model(make: Any, tmp_path: Path) 
         patch.setattr(
             runs,
             "train",
-            lambda options, resume, progress: true_train(options, resume, lambda at: epochs.append(at.epoch)),
+            lambda options, resume, **_: true_train(options, resume, lambda at: epochs.append(at.epoch)),
         )
         make(settings, methods=["dhida"])
     assert set(epochs) == {0, 2}  # reading the images, and the second epoch
