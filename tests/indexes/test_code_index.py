@@ -406,3 +406,16 @@ def test_examples_of_the_readme_name(tmp_path: Path):
     index.remove_ids([20])
     index.save(tmp_path / "a.codes")
     assert CodeIndex.load(tmp_path / "a.codes").search(GOOD[:1], 5).ids.tolist() == [10, 30]
+
+
+@pytest.mark.parametrize("kind", ["flat", "ivf:lists=4,probes=1", "hnsw:m=4,ef=8"])
+def test_a_buffer_may_be_used_again(kind):
+    codes = np.random.default_rng(0).integers(0, 256, (40, 8), dtype=np.uint8)
+    buffer, ids = codes.copy(), np.arange(40)
+    index = CodeIndex(buffer, ids, kind=kind)
+    buffer[:], ids[:] = 0, 7
+    assert (index.reconstruct(np.arange(40)) == codes).all()
+    assert index.remove_ids([39]) == 1
+    answers = index.search(codes[:39], 1, exact=True)
+    assert answers.exact.all()
+    assert answers.ids.tolist() == list(range(39))
