@@ -19,7 +19,7 @@ from hashfaiss.errors import CorruptIndexError
 from hashfaiss.indexes.distinct import Distinct
 from hashfaiss.indexes.flat import Flat
 from hashfaiss.indexes.kind import Arrays, Found, Int32, Int64, Kind, One, by_radius, in_order, ranges
-from hashfaiss.indexes.saved import packed_ids, packed_run, split_arrays, unpacked_ids
+from hashfaiss.indexes.saved import packed_ids, split_arrays, unpacked_ids
 
 Mask = npt.NDArray[np.bool_]
 
@@ -55,7 +55,7 @@ class Built(NamedTuple):
         """As `Distinct.arrays` and `arrays` kept it; None where it was saved by a version that did not tell ids.
 
         Args:
-            ids: of now, ascending: taken for its own, uncopied, where both are the same run.
+            ids: of now, ascending: taken for its own, uncopied, where they are the same.
 
         Raises:
             ValueError, KeyError: they are no ids.
@@ -70,7 +70,7 @@ class Built(NamedTuple):
             return cls(starts, ids, None if lost is None else lost.astype(np.bool_))
         if "runs" not in arrays:
             return None
-        same = np.array_equal(arrays["runs"], packed_run(ids))
+        same = np.array_equal(arrays["runs"], packed_ids(ids))
         kept = ids if same else unpacked_ids(arrays["runs"])
         return cls(None, kept, None if lost is None else lost.astype(np.bool_))
 

@@ -160,7 +160,7 @@ class CodeIndex:
         codes = check_codes(arrays["codes"], bits)
         codes, ids = _by_id(codes, unpacked_ids(arrays["all"], len(codes)), copied=False)
         parse_kind(usable(asked), bits, 0)
-        now = restored(arrays, codes, ids, bits, usable(kind))
+        now = restored(arrays, Built.of(arrays, ids), codes, ids, bits, usable(kind))
         return cls._of(now, usable(asked), int(measured))
 
     @classmethod
@@ -181,8 +181,8 @@ class CodeIndex:
         try:
             if (built := Built.of(arrays, checked)) is not None:
                 built.changes(checked)
-            in_place = isinstance(data, np.memmap)
-            return cls._of(restored(arrays, codes, checked, bits, kind, in_place, built), kind)
+            now = restored(arrays, built, codes, checked, bits, kind, isinstance(data, np.memmap))
+            return cls._of(now, kind)
         except (ValueError, TypeError, KeyError, IndexError):
             raise CorruptIndexError(
                 "the FAISS index is of other codes or another kind: delete it, it is rebuilt"
@@ -297,7 +297,7 @@ class CodeIndex:
                 there = np.isin(checked, self._gathered()[1], assume_unique=True)
                 if there.any():
                     raise ArgumentError(f"id {checked[there][0]} is in the index already: remove it, or give another")
-            self._came.append((codes.copy(), checked))
+            self._came.append((codes, checked))
             self._next, self._count = max(self._next, int(checked[-1]) + 1), self._count + len(codes)
 
     def remove_ids(self, ids: npt.ArrayLike) -> int:
@@ -377,7 +377,7 @@ class CodeIndex:
 
 
 def _by_id(codes: Codes, ids: npt.ArrayLike, copied: bool = True) -> tuple[Codes, Int64]:
-    """Codes and ids by ascending id; not `copied` where nobody changes the ids given."""
+    """Codes and ids by ascending id; `copied` where they are the caller's, who may write into them later."""
     values = np.asarray(ids)
     if values.shape != (len(codes),) or not (np.issubdtype(values.dtype, np.integer) or values.size == 0):
         raise ArgumentError(
@@ -388,12 +388,13 @@ def _by_id(codes: Codes, ids: npt.ArrayLike, copied: bool = True) -> tuple[Codes
     ascending = bool((checked[1:] > checked[:-1]).all())
     if len(checked) and (checked[0] if ascending else checked.min()) < 0:  # as those of uint64 that are too great
         raise ArgumentError("ids are outside 0 to 2**63 - 1: give ids from that range")
-    if not ascending:
-        order = np.argsort(checked, kind="stable")
-        checked, codes = checked[order], codes[order]
-        repeated = np.flatnonzero(checked[1:] == checked[:-1])
-        if len(repeated):
-            raise ArgumentError(f"id {checked[repeated[0]]} stands twice: give each code its own id")
+    if ascending:
+        return codes.copy() if copied else codes, checked
+    order = np.argsort(checked, kind="stable")
+    checked, codes = checked[order], codes[order]
+    repeated = np.flatnonzero(checked[1:] == checked[:-1])
+    if len(repeated):
+        raise ArgumentError(f"id {checked[repeated[0]]} stands twice: give each code its own id")
     return codes, checked
 
 

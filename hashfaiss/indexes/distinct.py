@@ -41,7 +41,7 @@ class Distinct:
         n = len(codes)
         by_code, heads = _grouped(words(codes))
         if len(heads) == n:
-            return cls(codes.copy(), None, ids)  # the caller may write into theirs
+            return cls(codes, None, ids)
         first = by_code[heads]
         by_id = np.argsort(first)
         lengths = np.diff(np.append(heads, n))[by_id]

@@ -62,14 +62,10 @@ def split_arrays(data: Bytes) -> dict[str, npt.NDArray[np.generic]]:
 
 def packed_ids(ids: Int64) -> Int64:
     """Ascending ids as runs (2, runs): where each begins, and how many follow one another."""
+    if len(ids) and ids[-1] - ids[0] == len(ids) - 1:  # one run, as they mostly are: nothing is compared
+        return np.array([[ids[0]], [len(ids)]], np.int64)
     begins = np.flatnonzero(np.concatenate([np.ones(min(1, len(ids)), np.bool_), np.diff(ids) != 1]))
     return np.array([ids[begins], np.diff(np.append(begins, len(ids)))], np.int64)
-
-
-def packed_run(ids: Int64) -> Int64:
-    """Ascending ids as `packed_ids` where they are one run, as they mostly are; else no run, (2, 0)."""
-    one = len(ids) > 0 and ids[-1] - ids[0] == len(ids) - 1
-    return np.array([[ids[0]], [len(ids)]] if one else [[], []], np.int64)
 
 
 def unpacked_ids(runs: npt.NDArray[np.generic], most: int = 1 << 48) -> Int64:
@@ -77,7 +73,7 @@ def unpacked_ids(runs: npt.NDArray[np.generic], most: int = 1 << 48) -> Int64:
     begins, lengths = runs.astype(np.int64, copy=False).reshape(2, -1)
     if (lengths < 0).any() or sum(lengths.tolist()) > most:
         raise ValueError("runs")
-    if len(begins) == 1:  # as ids mostly are: a tenth of the time
+    if len(begins) == 1:  # a tenth of the time
         return np.arange(begins[0], begins[0] + lengths[0])
     return ranges(begins, lengths)
 

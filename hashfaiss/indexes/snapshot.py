@@ -223,22 +223,20 @@ class Snapshot:
 
 
 def restored(
-    arrays: Arrays, codes: Codes, ids: Int64, bits: int, kind: str, in_place: bool = False, built: Built | None = None
+    arrays: Arrays, built: Built | None, codes: Codes, ids: Int64, bits: int, kind: str, in_place: bool = False
 ) -> Snapshot:
     """A snapshot from the arrays that were kept of a built index, for codes and ids, which ascend.
 
     Codes that came or went since it was built lie beside it. Where no FAISS index was kept, it is built.
 
     Args:
+        built: of `arrays` and `ids`.
         in_place: use FAISS's bytes where they lie; they must not change.
-        built: of `arrays`, where it was read before.
 
     Raises:
         ValueError, TypeError, KeyError, IndexError: these are arrays of something else.
         RuntimeError: FAISS cannot read its part.
     """
-    if built is None:
-        built = Built.of(arrays, ids)
     changed = built is not None and built.differs(ids)
     part = arrays.get("faiss", np.empty(0, np.uint8)).astype(np.uint8, copy=False)
     distinct = Distinct.of(codes, ids) if changed or built is None else Distinct(codes, built.starts, built.ids)

@@ -1,0 +1,152 @@
+"""The manifest: what it names is the index, whatever else lies in the folder or was done to it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import pytest
+from test_store import content, fill
+
+from hashfaiss.errors import CorruptIndexError, IndexFolderError
+from hashfaiss.storage import manifest as manifest_module
+from hashfaiss.storage.store import CodeStore
+
+
+def test_a_manifest_that_cannot_be_used_is_told(tmp_path):
+    store = CodeStore.create(tmp_path / "x", 20)
+    fill(store, 3)
+    file = tmp_path / "x" / "manifest.json"
+    sound = json.loads(file.read_text())
+    entry = sound["segments"][0]
+
+    def refused(text, error, match):
+        if isinstance(text, dict):  # rightly signed: the rest of it is to be refused
+            text = {name: value for name, value in text.items() if name != "sha256"}
+            text["sha256"] = manifest_module._digest(text)
+        file.write_bytes(text if isinstance(text, bytes) else json.dumps(text).encode())
+        with pytest.raises(IndexFolderError, match=match) as caught:
+            CodeStore.open(tmp_path / "x")
+        assert type(caught.value) is error
+
+    refused(b"{", CorruptIndexError, "cannot be read")
+    refused(b"", CorruptIndexError, "cannot be read")
+    refused(b"\xff\xff", CorruptIndexError, "cannot be read")
+    refused({**sound, "version": 3}, IndexFolderError, "format version 3")
+    refused({**sound, "format": "other"}, IndexFolderError, "something else's")
+    refused({"name": "web app"}, IndexFolderError, "something else's")
+    refused([], IndexFolderError, "something else's")
+    for name in ("segments", "bits", "generation", "next_id"):
+        refused({k: v for k, v in sound.items() if k != name}, CorruptIndexError, "incomplete")
+        refused({**sound, name: "many"}, CorruptIndexError, "incomplete|outside")
+    refused({**sound, "bits": 21}, CorruptIndexError, "no segment of 21-bit")
+    for name in ("../secret.h5", "/etc/passwd", "codes/../../x", "codes/..", "codes/", "faiss/x", "codes/a/b", ""):
+        refused({**sound, "segments": [{**entry, "file": name}]}, CorruptIndexError, "outside the index")
+    for name, value in (("file", 5), ("rows", "3"), ("rows", None), ("rows", -1), ("xxh3", None)):
+        refused({**sound, "segments": [{**entry, name: value}]}, CorruptIndexError, "incomplete|outside")
+    refused({**sound, "segments": [{**entry, "rows": 4}]}, CorruptIndexError, "holds 3 rows, not 4")
+    refused({**sound, "segments": [{**entry, "xxh3": "0" * 32}]}, CorruptIndexError, "not those that were written")
+    refused({**sound, "segments": [{**entry, "file": "codes/."}]}, IndexFolderError, "Is a directory")
+    file.write_text(json.dumps(sound))
+    assert len(CodeStore.open(tmp_path / "x")) == 3
+
+
+def test_leftovers_are_cleared_by_the_next_writer_and_by_no_reader(tmp_path):
+    store = CodeStore.create(tmp_path / "x", 20)
+    fill(store, 4)
+    folder = tmp_path / "x"
+    (folder / "faiss").mkdir()
+    leftovers = [
+        "codes/000009-00-abcd.h5",
+        "codes/.000002-00-1234.h5.77.tmp",
+        "faiss/000001.index",
+        ".manifest.json.5.tmp",
+    ]
+    for name in leftovers:
+        (folder / name).write_bytes(b"half")
+    before = content(CodeStore.open(folder))
+    assert all((folder / name).exists() for name in leftovers)
+    with store.writing():
+        assert not any((folder / name).exists() for name in leftovers)
+    assert content(CodeStore.open(folder)) == before
+    assert (folder / "manifest.json").exists()
+
+
+def test_create_leaves_other_things_alone(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").write_text("mine")
+    for place, match in (
+        ("file", "is a file"),
+        ("full", "holds other things, such as 'thesis.tex'"),
+        ("file/x", "cannot make"),
+    ):
+        with pytest.raises(IndexFolderError, match=match):
+            CodeStore.create(tmp_path / place, 20)
+    assert [file.name for file in (tmp_path / "full").iterdir()] == ["thesis.tex"]
+    CodeStore.create(tmp_path / "x", 20)
+    with pytest.raises(IndexFolderError, match="is an index already"):
+        CodeStore.create(tmp_path / "x", 20)
+    for place in ("nowhere", "full", "file"):
+        with pytest.raises(IndexFolderError, match="there is no index at"):
+            CodeStore.open(tmp_path / place)
+
+
+def test_no_byte_of_the_manifest_can_change_unnoticed(tmp_path):
+    fill(CodeStore.create(tmp_path / "x", 20), 3)
+    file = tmp_path / "x" / "manifest.json"
+    sound, meant = file.read_bytes(), json.loads(file.read_bytes())
+    for at in range(len(sound)):
+        changed = bytearray(sound)
+        changed[at] ^= 1
+        file.write_bytes(changed)
+        try:
+            CodeStore.open(tmp_path / "x")
+        except IndexFolderError:
+            continue
+        assert json.loads(changed) == meant  # white space
+
+
+def test_a_file_that_cannot_be_deleted_is_left_for_the_next_writer(tmp_path, monkeypatch):
+    store = CodeStore.create(tmp_path / "x", 8)
+    left = store.path / "codes/000009-00-dead.h5"
+    left.write_bytes(b"x")
+    unlink, held = type(left).unlink, {left}
+
+    def refusing(path, missing_ok=False):
+        if path in held:
+            raise PermissionError(13, "in use", str(path))
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(type(left), "unlink", refusing)
+    for holds in (True, False):
+        with store.writing():
+            assert left.exists() == holds
+        held.clear()
+
+
+def test_an_index_of_format_1_is_read_and_written_on(tmp_path):
+    """It knew files by their sha256."""
+    folder = tmp_path / "x"
+    store = CodeStore.create(folder, 20)
+    fill(store, 3)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for entry in manifest["segments"]:
+        del entry["xxh3"]
+        entry["sha256"] = hashlib.sha256((folder / entry["file"]).read_bytes()).hexdigest()
+    del manifest["sha256"]
+    manifest_module.write_manifest(folder, {**manifest, "version": 1})
+    old = CodeStore.open(folder)
+    assert (old.codes()[0] == store.codes()[0]).all()
+    assert [trouble for _, trouble in old.verify()] == [None]
+    fill(old, 2)
+    again = CodeStore.open(folder)
+    assert len(again) == 5
+    assert again.manifest["version"] == manifest_module.VERSION
+    assert [trouble for _, trouble in again.verify()] == [None, None]
+    file = folder / manifest["segments"][0]["file"]
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(CorruptIndexError, match="not those that were written"):
+        CodeStore.open(folder)
