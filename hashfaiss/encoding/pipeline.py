@@ -28,7 +28,7 @@ from hashfaiss.encoding.crew import Crew
 from hashfaiss.encoding.items import Batch, Item
 from hashfaiss.encoding.learned import LearnedCodes
 from hashfaiss.encoding.precision import Precision
-from hashfaiss.ending import native
+from hashfaiss.ending import over, stepwise, submit
 from hashfaiss.errors import ArgumentError, ImageError
 from hashfaiss.files import content_digest
 from hashfaiss.images.decoding import decode_image, from_pillow, read_bytes
@@ -93,7 +93,9 @@ def encode_stream(
         raise ArgumentError(f"batch_size is {batch_size} and workers {workers}: give 1 or more of each")
     work = Work(encoder, learned, outputs, features)
     on_cpu = encoder.device.type == "cpu"
-    return _stream(work, items, size, workers or (torch.get_num_threads() if on_cpu else os.cpu_count()) or 1)
+    with _STARTING:
+        threads = torch.get_num_threads() if on_cpu else os.cpu_count()
+    return stepwise(_stream(work, items, size, workers or threads or 1))
 
 
 def _stream(work: Work, items: Iterable[Item], size: int, workers: int) -> Iterator[Batch]:
@@ -129,11 +131,9 @@ class Work:
         prepared: list[tuple[Item, Prepared]] = []
         for item in items:
             if not self.given_up:
-                with native():
-                    prepared.append((item, _prepare(self.encoder, item, remembered)))
+                prepared.append((item, _prepare(self.encoder, item, remembered)))
         return prepared
 
-    @native()
     def encode(self, prepared: Sequence[tuple[Item, Prepared]]) -> Batch:
         """Codes of what could be read."""
         skipped = [(item, made) for item, made in prepared if isinstance(made, str)]
@@ -240,7 +240,6 @@ def _pool(workers: int, name: str) -> Iterator[ThreadPoolExecutor]:
 
 def one_thread_each(pool: ThreadPoolExecutor, workers: int) -> None:
     """Let each of the pool's threads compute alone. torch has a number for threads to come, which is put back."""
-    before = torch.get_num_threads()
     started = threading.Barrier(workers + 1)
 
     def start() -> None:
@@ -249,14 +248,18 @@ def one_thread_each(pool: ThreadPoolExecutor, workers: int) -> None:
         torch.set_flush_denormal(True)  # a softmax makes many, and processors are slow with them
         started.wait()
 
-    try:
-        for _ in range(workers):
-            pool.submit(start)
-        started.wait()
-    except BaseException:  # those that wait already would do so for ever, as when the interpreter ends meanwhile
-        started.abort()
-        raise
-    torch.set_num_threads(before)
+    with _STARTING:
+        before = torch.get_num_threads()
+        try:
+            for _ in range(workers):
+                pool.submit(start)
+            started.wait()
+        except BaseException as error:  # those that wait already would do so for ever
+            started.abort()
+            if not (isinstance(error, RuntimeError) and over()):
+                raise
+        finally:
+            torch.set_num_threads(before)
 
 
 def _in_order(
@@ -265,7 +268,7 @@ def _in_order(
     """Results in the order of what was given; at most `ahead` are begun and not yet taken."""
     waiting: deque[Future[Made]] = deque()
     for one in given:
-        waiting.append(pool.submit(work, one))
+        waiting.append(submit(pool, work, one))
         while len(waiting) >= ahead or (waiting and waiting[0].done()):
             yield waiting.popleft().result()
     while waiting:
@@ -273,6 +276,7 @@ def _in_order(
 
 
 Prepared = tuple[Tensor | Codes, bytes] | str  # resized or remembered, with its digest; or why it cannot be read
+_STARTING = threading.Lock()  # torch's number for threads to come is not what it was while a pool starts
 _PILLOW = threading.Lock()  # a Pillow image reads its file late, and may be given more than once
 
 

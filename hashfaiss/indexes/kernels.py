@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hashfaiss.codes import Codes
+from hashfaiss.ending import submit
 from hashfaiss.errors import ArgumentError
 
 Int32 = npt.NDArray[np.int32]
@@ -162,7 +163,7 @@ def _shared(rows: int, threads: int, work: Callable[[slice], Result]) -> list[Re
         return [work(slice(0, rows))]
     if _pool is None:
         _pool = ThreadPoolExecutor(os.cpu_count(), "kernels")
-    futures = [_pool.submit(work, slice(start, start + size)) for start in range(0, rows, size)]
+    futures = [submit(_pool, work, slice(start, start + size)) for start in range(0, rows, size)]
     try:
         return [future.result() for future in futures]
     finally:  # of what was interrupted

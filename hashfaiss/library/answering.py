@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hashfaiss.codes import Codes, code_bytes, pack, unpack
+from hashfaiss.ending import native, stepwise
 from hashfaiss.errors import ArgumentError, ImageError
 from hashfaiss.indexes import Answers, CodeIndex, nearest_by_outputs, rerank
 from hashfaiss.library.hits import Hits
@@ -130,6 +131,10 @@ def as_list(images: Any) -> list[Any]:
 
 def stream_hits(queries: Queries, images: Iterable[Any], search: Search) -> Iterator[Hits | ImageError]:
     """Hits for each image, or why it cannot be read, in their order. What is stored needs no network."""
+    return stepwise(_stream_hits(queries, images, search))
+
+
+def _stream_hits(queries: Queries, images: Iterable[Any], search: Search) -> Iterator[Hits | ImageError]:
     for stored, part in queries.parts(images):
         if not stored:
             yield from _encoded_hits(queries, part, search)
@@ -140,6 +145,7 @@ def stream_hits(queries: Queries, images: Iterable[Any], search: Search) -> Iter
             yield _hits_of(queries.hit, known.path, answers, 0)
 
 
+@native()
 def combined_hits(queries: Queries, images: list[Any], unlike: list[Any], search: Search) -> Hits:
     """Hits for all `images` together, away from `unlike`.
 

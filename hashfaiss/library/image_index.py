@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack, overload
@@ -47,6 +48,7 @@ class ImageIndex:
         self._encoder = encoder
         self._device = device
         self._codes: CodeIndex | None = None
+        self._loading = threading.RLock()  # threads that ask first load what they need once
         self._part: tuple[Wanted, CodeIndex] | None = None
 
     @classmethod
@@ -131,17 +133,19 @@ class ImageIndex:
         Raises:
             CorruptIndexError: the index's own encoder is damaged or gone.
         """
-        if self._encoder is None:
-            self._encoder = stored_encoder(self.store, self._device)
-        return self._encoder
+        with self._loading:
+            if self._encoder is None:
+                self._encoder = stored_encoder(self.store, self._device)
+            return self._encoder
 
     @property
     def codes(self) -> CodeIndex:
         """The codes, searchable without images; FAISS's own index is taken from its file where that is sound."""
-        found = self._codes
-        if found is None:
-            self._codes = found = load_codes(self.store)
-        return found
+        with self._loading:
+            found = self._codes
+            if found is None:
+                self._codes = found = load_codes(self.store)
+            return found
 
     @property
     def faiss(self) -> Any:
