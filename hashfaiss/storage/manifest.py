@@ -100,14 +100,15 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def manifest_trouble(folder: Path, name: str, manifest: dict[str, Any]) -> str | None:
-    """What is wrong with the manifest file of this name, or None where it says what `manifest` does."""
+    """What is wrong with the manifest file of this name, or None; `manifest` is what was committed."""
     try:
         found = _read(folder / name)
     except FileNotFoundError:
         return "it is gone; the next build writes it anew"
     except (IndexFolderError, OSError) as error:
         return str(error)
-    if found == manifest:
+    behind = manifest["generation"] - found["generation"]
+    if found == manifest or (name == COPY and behind == 1):  # a writer that was killed between the two is no damage
         return None
     return f"it is of generation {found['generation']}, not {manifest['generation']}; the next build writes it anew"
 
@@ -168,9 +169,10 @@ def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
 
 def mend_manifest(folder: Path, manifest: dict[str, Any]) -> None:
     """Write the manifest and its copy anew where they do not say what `manifest` does. OSError if it cannot."""
-    for name in (MANIFEST, COPY):
-        if manifest_trouble(folder, name, manifest):
-            write_atomic(folder / name, _signed(manifest))
+    data = _signed(manifest)
+    for path in (folder / MANIFEST, folder / COPY):
+        if not path.is_file() or path.read_bytes() != data:
+            write_atomic(path, data)
 
 
 def _signed(manifest: dict[str, Any]) -> bytes:

@@ -138,8 +138,9 @@ class Segment:
         except FileNotFoundError:
             raise
         except Exception as error:
-            if getattr(error, "errno", None):  # the system's word, which says nothing about the bytes
-                raise IndexFolderError(f"cannot open {self.name}: {os.strerror(error.errno)}") from None  # type: ignore[attr-defined]
+            if isinstance(error, OSError) and error.errno:  # the system's word, which says nothing about the bytes
+                why = error.strerror if error.filename else os.strerror(error.errno)  # HDF5 has a longer one
+                raise IndexFolderError(f"cannot open {self.name}: {why}") from None
             raise self._damaged(error) from None
         if about != (FORMAT, VERSION, bits):
             raise CorruptIndexError(f"{self.name} is no segment of {bits}-bit codes (it is {about}): {ADVICE}")

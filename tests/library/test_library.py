@@ -272,6 +272,8 @@ def test_verify_and_open_find_damage(index):
     checked = dict(index.verify())
     assert set(checked.values()) == {None}
     assert {
+        "manifest.json",
+        "manifest.copy.json",
         "images",
         "decoders",
         "encoder.pt",

@@ -133,7 +133,7 @@ def test_what_is_no_file_is_not_waited_for(store):
         (store.path / name).rename(store.path / "kept")
         (store.path / "manifest.copy.json").rename(store.path / "copy")
         os.mkfifo(store.path / name)
-        with ThreadPoolExecutor(1) as pool, pytest.raises(IndexFolderError, match=r"no regular file|Invalid argument"):
+        with ThreadPoolExecutor(1) as pool, pytest.raises(IndexFolderError, match="no regular file"):
             pool.submit(CodeStore.open, store.path).result(60)
         (store.path / name).unlink()
         (store.path / "kept").rename(store.path / name)

@@ -50,7 +50,7 @@ def test_a_manifest_that_cannot_be_used_is_told(tmp_path):
         refused({**sound, "segments": [{**entry, name: value}]}, CorruptIndexError, "incomplete|outside")
     refused({**sound, "segments": [{**entry, "rows": 4}]}, CorruptIndexError, "holds 3 rows, not 4")
     refused({**sound, "segments": [{**entry, "xxh3": "0" * 32}]}, CorruptIndexError, "not those that were written")
-    refused({**sound, "segments": [{**entry, "file": "codes/."}]}, IndexFolderError, "Is a directory")
+    refused({**sound, "segments": [{**entry, "file": "codes/."}]}, IndexFolderError, "no regular file")
     for removed in (
         5,
         "?",
@@ -153,7 +153,8 @@ def test_of_the_manifest_and_its_copy_the_newer_counts_and_a_writer_mends_the_ot
                 file.write_bytes(data)
             opened = CodeStore.open(folder)
             assert content(opened) == wanted
-            assert [name for name, trouble in opened.verify() if trouble] == [file.name]
+            behind = data == old and file == files[1]  # by one: a writer may have been killed before it wrote the copy
+            assert [name for name, trouble in opened.verify() if trouble] == [file.name] * (not behind)
             with opened.writing():
                 pass
             assert [file.read_bytes() for file in files] == [new, new]
