@@ -109,7 +109,6 @@ def test_a_single_label_method_refuses_several(images: Path, tmp_path: Path, mon
 @pytest.mark.parametrize(
     ("method", "bits", "message"),
     [
-        ("csq", 12, "power of two, and bits is 12"),
         ("cca-itq", 3, "bits is 3.*2 independent"),
         ("itq", 27, "bits is 27, but features of 128 values of 27 images differ in 26 directions at most"),
     ],
