@@ -125,6 +125,7 @@ def split(
     cache: Annotated[Path | None, typer.Option("--cache", help="For CIFAR-10's images; default: --out.")] = None,
     protocol: Annotated[str | None, typer.Option(help="Default: the data set's, or cifar10-1.")] = None,
     seed: Annotated[int, typer.Option(help="Of the draw.")] = 0,
+    unseen: Annotated[int, typer.Option(help="Classes to hold out from training, drawn by the seed.")] = 0,
 ) -> None:
     """Draw a protocol's queries, training images and database, and write them as lists for --labels.
 
@@ -139,7 +140,8 @@ def split(
     coco         5,000          10,000         all but the queries            5,000
     random:query=500,train=2000,cutoff=100 draws so many of any set.
 
-    Examples:
+    With --unseen 3, three classes stay in queries and database, and no training image has them: `evaluate` and
+    `reproduce` then tell queries of either kind apart. Examples:
 
     \b
         hashfaiss split --images cifar10/ --protocol cifar10-1 --out cifar10/split
@@ -158,17 +160,19 @@ def split(
         listed = labelled_images(images, labels, missing=missing)
         if missing:
             note(f"{len(missing):,} listed images left out: no such file, as {shown_path(missing[0])}")
-        facts = make_split(listed, protocol, seed, out, images).facts
+        facts = make_split(listed, protocol, seed, out, images, unseen=unseen).facts
     else:
         found = read_dataset(str(dataset), str(data), cache or out)
         for reason, count in found.facts["left_out"].items():
             note(f"{count:,} images left out: {reason}")
-        facts = split_dataset(found, protocol, seed, out).facts
+        facts = split_dataset(found, protocol, seed, out, unseen).facts
         note(f"the lists are of --images {shown_path(str(found.folder))}")
     for name, count in facts["counts"].items():
         say(f"{name:8} {count:7,} images  sha256 {facts['sha256'][name]}")
     say(f"{facts['protocol']}, seed {seed}, mAP@{'ALL' if facts['cutoff'] is None else format(facts['cutoff'], ',')}")
     say(leak_sentence(facts))
+    if unseen:
+        say(f"not trained on: {', '.join(facts['unseen'])}")
 
 
 @app.command()

@@ -186,7 +186,13 @@ def _evaluation(report: IndexReport) -> dict[str, Any]:
     found = report.to_dict()
     index = {name: found[name] for name in ("kind", "depth", "leaks")}
     index["skipped"] = len(report.skipped)
-    return {"index": index, **{name: found[name] for name in ("agreement", "retrieval", "health")}}
+    parts = {name: found[name] for name in ("agreement", "retrieval", "health")}
+    if report.unseen is not None:
+        parts["unseen"] = {"classes": list(report.unseen.classes)} | {
+            side: {"queries": one.queries, "mean_average_precision": one.mean_average_precision}
+            for side, one in (("seen", report.unseen.seen), ("unseen", report.unseen.unseen))
+        }
+    return {"index": index, **parts}
 
 
 def _machine(device: str) -> dict[str, Any]:

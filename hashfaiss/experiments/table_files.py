@@ -139,6 +139,8 @@ def _main(results: Sequence[Result]) -> list[str]:
 _DETAILS: tuple[tuple[str, Callable[[Result], float | None], str], ...] = (
     ("ties at their worst", lambda run: run["retrieval"]["pessimistic"], "{:.4f}"),
     ("at their best", lambda run: run["retrieval"]["optimistic"], "{:.4f}"),
+    ("mAP, seen classes", lambda run: _side(run, "seen"), "{:.4f}"),
+    ("mAP, unseen classes", lambda run: _side(run, "unseen"), "{:.4f}"),
     ("P@H<=2", lambda run: run["retrieval"]["precision_within_2"], "{:.4f}"),
     ("empty balls, %", lambda run: 100 * run["retrieval"]["empty_balls"], "{:.1f}"),
     ("encoding, ms/image", lambda run: run["encode"]["fastest"], "{:.2f}"),
@@ -146,12 +148,18 @@ _DETAILS: tuple[tuple[str, Callable[[Result], float | None], str], ...] = (
 )
 
 
+def _side(run: Result, side: str) -> float | None:
+    """mAP of the queries of classes that were trained on, or of the others, where they are told apart."""
+    return run["unseen"][side]["mean_average_precision"] if "unseen" in run else None
+
+
 def _details(results: Sequence[Result]) -> list[str]:
-    titles = ["Method", "bits", *(title for title, _, _ in _DETAILS), "best epoch", "FAISS = exact ranking"]
+    told = [entry for entry in _DETAILS if any(entry[1](run) is not None for run in results)]
+    titles = ["Method", "bits", *(title for title, _, _ in told), "best epoch", "FAISS = exact ranking"]
     body = []
     for (row, bits), runs in groups(results).items():
         cells = [row, str(bits)]
-        for _, read, form in _DETAILS:
+        for _, read, form in told:
             cells.append(_spread([value for value in map(read, runs) if value is not None], form))
         epochs = [run["training"] for run in runs]
         cells.append(
@@ -179,6 +187,8 @@ def _notes(table: Table, results: Sequence[Result], left_out: Sequence[tuple[str
         drawn = f"split seed {split['seed']}, " if "seed" in split else ""
         hashes = ", ".join(f"{name} {digest[:12]}" for name, digest in split["sha256"].items())
         notes.append(f"{leak_sentence(split)} ({drawn}sha256 of the lists: {hashes})")
+        if "unseen" in results[0]:
+            notes.append(f"classes not trained on: {', '.join(results[0]['unseen']['classes'])}")
         seeds = sorted({result["seed"] for result in results})
         told = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
         notes.append(told + (": mean ± standard deviation over them" if len(seeds) > 1 else ""))

@@ -239,3 +239,21 @@ def test_figures_are_drawn_of_what_there_is(tmp_path: Path) -> None:
     assert all(file.read_bytes().startswith(b"\x89PNG") for file in files)
     # one length is bars, and shallow methods do not converge
     assert len(draw_figures(tmp_path / "one", ("radius-2", "convergence"), [result(row="ITQ")])) == 1
+
+
+def test_classes_never_seen_have_a_column_of_their_own(pair: Table) -> None:
+    sides = {
+        "classes": ["dog", "frog"],
+        "seen": {"queries": 5, "mean_average_precision": 0.75},
+        "unseen": {"queries": 4, "mean_average_precision": 0.125},
+    }
+    told = markdown(pair, [result(unseen=sides), result("ITQ", unseen=sides)], [], "data")
+    titles, cells = (
+        [cell.strip() for cell in line.split("|")]
+        for line in told.splitlines()
+        if "unseen classes" in line or (line.startswith("| ITQ") and "0.7500" in line)
+    )
+    assert cells[titles.index("mAP, seen classes")] == "0.7500"
+    assert cells[titles.index("mAP, unseen classes")] == "0.1250"
+    assert "- classes not trained on: dog, frog" in told
+    assert "unseen" not in markdown(pair, [result()], [], "data")
