@@ -32,6 +32,7 @@ from hashfaiss.train.records import TrainResult, training_folder
 from hashfaiss.train.trainer import train
 
 TIMED_BATCH, WARM_UPS, TIMINGS = 64, 2, 7
+PLACES = 6  # of each query's average precision, as it is stored
 
 
 @contextmanager
@@ -187,6 +188,8 @@ def _evaluation(report: IndexReport) -> dict[str, Any]:
     index = {name: found[name] for name in ("kind", "depth", "leaks")}
     index["skipped"] = len(report.skipped)
     parts = {name: found[name] for name in ("agreement", "retrieval", "health")}
+    assert report.retrieval is not None
+    parts["average_precisions"] = [round(value, PLACES) for value in report.retrieval.average_precisions]
     if report.unseen is not None:
         parts["unseen"] = {"classes": list(report.unseen.classes)} | {
             side: {"queries": one.queries, "mean_average_precision": one.mean_average_precision}

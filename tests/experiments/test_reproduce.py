@@ -118,6 +118,9 @@ def test_table_is_what_the_runs_measured(make: Any, tmp_path: Path, split: Path,
         report = evaluate_index(index, many_photos, split / "query.csv")
         assert report.retrieval is not None
         assert report.retrieval.mean_average_precision == found
+        assert stored(tmp_path, method)["average_precisions"] == pytest.approx(
+            report.retrieval.average_precisions, abs=1e-6
+        )
         assert (report.retrieval.queries, report.retrieval.items) == (6, 54)
     assert stored(tmp_path, "dhida")["agreement"]["ids_equal"] == 1.0
     assert "epochs: 1 instead of 150" in text

@@ -61,6 +61,7 @@ def result(row: str = "DHIDA", bits: int = 8, seed: int = 0, score: float = 0.25
         "differs": {"epochs": [150, 2]},
         "training": {"seconds": 3.0, "best_epoch": 2, "epochs": 2, "skipped": 0},
         "retrieval": retrieval,
+        "average_precisions": [score] * 9,
         "agreement": {"queries": 9, "right_ids": 9, "false_certificates": 0},
         "index": {"depth": 40, "skipped": 0},
         "database_skipped": 0,
@@ -194,7 +195,9 @@ def test_markdown_shows_spread_paper_and_best(pair: Table) -> None:
     ]
     text = markdown(pair, results, [("ITQ, 16 bits", "it cannot be")], "digits, split")
     assert cells(text, "Method") == ["Method", "8 bits", "paper", "16 bits", "paper"]
-    assert cells(text, "DHIDA") == ["DHIDA", "**0.5000 ± 0.3536**", "0.5000", "**0.9000 (1 of 2 seeds)**", "-"]
+    assert cells(text, "DHIDA") == ["DHIDA", "**0.5000 ± 0.3536**", "0.5000", "0.9000 (1 of 2 seeds)", "-"]
+    assert "  - 8 bits: DHIDA is ahead of all others, of ITQ by +0.1250 (+0.1250 to +0.1250)" in text
+    assert "- 16 bits: DHIDA" not in text
     assert cells(text, "ITQ") == ["ITQ", "0.1250 (1 of 2 seeds)", "-", "-", "-"]
     worst_to_epoch = ["0.4000 ± 0.3536", "0.6000 ± 0.3536", "0.1250 ± 0.0000", "50.0 ± 0.0", "1.25 ± 0.00", "3 ± 0"]
     assert cells(text, "DHIDA", 1) == ["DHIDA", "8", *worst_to_epoch, "2/2, 2/2", "18 of 18 queries, 40 ranks"]
