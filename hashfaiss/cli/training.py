@@ -199,6 +199,10 @@ def reproduce(
         str | None,
         typer.Option("--seeds", help="How many, or which: 3 is 0,1,2; default: the table's, mostly 1."),
     ] = None,
+    rates: Annotated[
+        str | None,
+        typer.Option("--rates", help="Learning rates to choose from on validation images, such as 3e-5,1e-4,3e-4."),
+    ] = None,
     select: Annotated[str, typer.Option(help="Best epoch by validation, or on-queries.")] = "validation",
     protocol: Annotated[str | None, typer.Option(help="See `hashfaiss split`; default: the data set's.")] = None,
     split_seed: Annotated[int, typer.Option("--seed-of-split", help="Of the protocol's draw.")] = 0,
@@ -216,7 +220,7 @@ def reproduce(
         hashfaiss reproduce dhida-table3 --dataset cifar10 --data cifar10/ --bits 16 --methods dhida,dbdh --out table3/
     """
     from hashfaiss.cli.console import bar, note, say, shown_path, training_bar
-    from hashfaiss.experiments.reproduce import ReproduceOptions, listed, numbers, seeds_of
+    from hashfaiss.experiments.reproduce import ReproduceOptions, listed, numbers, rates_of, seeds_of
     from hashfaiss.experiments.reproduce import reproduce as reproduce_table
     from hashfaiss.experiments.runs import Display
 
@@ -233,6 +237,7 @@ def reproduce(
         split=split,
         cutoff=cutoff,
         select=select,  # type: ignore[arg-type]
+        rates=None if rates is None else rates_of(rates),
         settings=settings,
     )
     result = reproduce_table(options, Display(note, training_bar, bar))

@@ -170,6 +170,7 @@ def _side(run: Result, side: str) -> float | None:
 def _details(results: Sequence[Result]) -> list[str]:
     told = [entry for entry in _DETAILS if any(entry[1](run) is not None for run in results)]
     titles = ["Method", "bits", *(title for title, _, _ in told), "best epoch", "FAISS = exact ranking"]
+    chosen = any("learning_rate" in run["training"] for run in results)
     body = []
     for (row, bits), runs in groups(results).items():
         cells = [row, str(bits)]
@@ -180,8 +181,10 @@ def _details(results: Sequence[Result]) -> list[str]:
             ", ".join("-" if _is_shallow(runs[0]) else f"{one['best_epoch']}/{one['epochs']}" for one in epochs)
         )
         cells.append(_agreement(runs))
+        if chosen:
+            cells.append(", ".join(f"{one['learning_rate']:g}" if "learning_rate" in one else "-" for one in epochs))
         body.append(cells)
-    return _grid(titles, body)
+    return _grid(titles + (["learning rate"] if chosen else []), body)
 
 
 def _agreement(runs: Sequence[Result]) -> str:
