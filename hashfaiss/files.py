@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,8 +33,15 @@ def fast_digest(data: Buffer) -> str:
     return xxhash.xxh3_128_hexdigest(data)
 
 
+def check_regular(path: str | os.PathLike[str]) -> None:
+    """OSError unless a file of bytes lies at `path`: to open a pipe, say, could wait for ever."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError(errno.EINVAL, "it is no regular file", os.fspath(path))
+
+
 def file_unaltered(path: Path, entry: Mapping[str, Any]) -> bool:
     """Whether a file has the digest that `entry` names: "xxh3", or in an older manifest "sha256". OSError if unread."""
+    check_regular(path)
     with path.open("rb") as file:
         if "xxh3" in entry:
             return bool(hashlib.file_digest(file, xxhash.xxh3_128).hexdigest() == entry["xxh3"])

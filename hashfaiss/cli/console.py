@@ -64,6 +64,8 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: st
 
 def print_build(report: BuildReport) -> None:
     """What a build did: what is amiss on stderr, the sum on stdout."""
+    for name, rows, _ in report.damaged:
+        note(f"{name} was damaged, and is set aside: of {counted(rows, 'image')} in it, those given are encoded anew")
     for path, reason in report.kept[:MOST_NAMED]:
         note(f"kept {shown_path(path)}: {reason}; its images stay in the index")
     for path, reason in report.skipped[:MOST_NAMED]:

@@ -222,15 +222,30 @@ def _bytes(text: str) -> int:
 
 
 @app.command()
-def verify(index: IndexOption = DEFAULT_INDEX) -> None:
-    """Read every stored file and check that it is what was written. Example: hashfaiss verify"""
-    from hashfaiss.cli.console import say
-    from hashfaiss.library.image_index import ImageIndex
+def verify(
+    index: IndexOption = DEFAULT_INDEX,
+    heal: Annotated[
+        bool, typer.Option("--heal", help="Then mend what can be without images, and set aside what cannot.")
+    ] = False,
+) -> None:
+    """Read every stored file and check that it is what was written.
+
+    Example: hashfaiss verify --heal
+    """
+    from hashfaiss.cli.console import note, say
+    from hashfaiss.library.verifying import heal_folder, verify_folder
+    from hashfaiss.wording import counted
 
     sound = True
-    for name, trouble in ImageIndex.open(index).verify():
+    for name, trouble in verify_folder(index):
         say(f"{name}: {trouble or 'sound'}")
         sound = sound and trouble is None
+    if heal:
+        for damaged in heal_folder(index):
+            images = counted(damaged.rows, "image")
+            note(
+                f"{damaged.file} is set aside, and {images} with it: `hashfaiss build` on their folder brings them back"
+            )
     if not sound:
         raise typer.Exit(1)
 

@@ -25,6 +25,7 @@ from hashfaiss.errors import ArgumentError, HashfaissError
 
 if TYPE_CHECKING:
     from hashfaiss.library.hits import Hit, Hits
+    from hashfaiss.storage.store import CodeStore
 
 
 @app.command()
@@ -299,7 +300,7 @@ def duplicates(
             found = Dismissed(ignore_file).without(found)
         groups = _listed(found, radius, as_json)
         if move_to or hard_link:
-            groups = _resolved(groups, None if reference else keep or "best", move_to, dry_run, opened.store.base)
+            groups = _resolved(groups, None if reference else keep or "best", move_to, dry_run, opened.store)
         if html:
             from hashfaiss.library.duplicates_page import write_duplicates_page
 
@@ -318,22 +319,28 @@ def _unread(path: str, reason: str) -> None:
 
 
 def _resolved(
-    groups: Iterable[tuple[Hit, ...]], keep: str | None, move_to: Path | None, dry_run: bool, base: str | None
+    groups: Iterable[tuple[Hit, ...]], keep: str | None, move_to: Path | None, dry_run: bool, store: CodeStore
 ) -> Iterator[tuple[Hit, ...]]:
     """The groups, whose files but one are moved or linked as they pass, or are only named; on stderr."""
     from hashfaiss.cli.console import note, shown_path
     from hashfaiss.library.resolving import hard_link, move, others
     from hashfaiss.wording import counted
 
+    def indexed(image: int) -> bytes:
+        return store.row(image).digest
+
+    def left(path: str, reason: str) -> None:
+        note(f"left alone {shown_path(path)}: {reason}")
+
     done = failed = 0
     verb = ("move" if move_to else "link") if dry_run else ("moved" if move_to else "linked")
     for group in groups:
-        for other in others(group, keep):
+        for other in others(group, keep, indexed, move_to, left):
             if not move_to and not other.identical:
                 continue
             try:
                 if not dry_run:
-                    move(other, move_to.absolute(), base) if move_to else hard_link(other)
+                    move(other, move_to.absolute(), store.base) if move_to else hard_link(other)
             except HashfaissError as error:
                 note(f"hashfaiss: {error}")
                 failed += 1

@@ -183,12 +183,17 @@ class Precision:
     def made(self, dtype: torch.dtype) -> Any:
         """The network as it is computed in this type: in float32 and half precision for inference, in float64 as is.
 
-        Made anew, and the tally with it, where the network has been trained or loaded meanwhile.
+        Made anew, and the tally with it, where the network has been trained or loaded meanwhile. What is made is had
+        without waiting: a process forked while another thread is in here would wait for ever.
         """
+        versions = _versions(self.network)
+        if versions == self._versions and (there := self._made.get(dtype)) is not None:
+            return there
         with self._lock:
             versions = _versions(self.network)
             if versions != self._versions:
-                self._versions, self._made, self.tally = versions, {}, Tally()
+                self._made, self.tally = {}, Tally()
+                self._versions = versions  # last: it says that the others are of it
             if dtype not in self._made:
                 if dtype == torch.float64:
                     self._made[dtype] = copy.deepcopy(self.network).to(self._exact_on).double().eval()

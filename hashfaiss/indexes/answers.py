@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from hashfaiss.errors import ArgumentError
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,11 @@ class Answers:
         """As FAISS's `search` has it: distances and ids of the k first of each query, both (queries, k).
 
         Where there were fewer, the distance is 2**31 - 1 and the id -1.
+
+        Raises:
+            ArgumentError: `k` is no whole number, or negative.
         """
+        k = whole_number("k", k, 0)
         distances = np.full((len(self), k), np.iinfo(np.int32).max, np.int32)
         ids = np.full((len(self), k), -1, np.int64)
         ranks = np.arange(len(self.ids)) - np.repeat(self.offsets[:-1], np.diff(self.offsets))
@@ -65,3 +72,10 @@ class Answers:
             np.concatenate([np.empty(0, np.bool_), *(part.exact for part in parts)]),
             np.concatenate(scores) if scores else None,
         )
+
+
+def whole_number(name: str, value: Any, low: int) -> int:
+    """`value`; ArgumentError where it is no whole number of `low` or more."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < low:
+        raise ArgumentError(f"{name} is {value!r}: give a whole number of {low} or more")
+    return int(value)

@@ -24,7 +24,7 @@ def parse_kind(text: str, bits: int, distinct: int) -> Kind:
     Raises:
         ArgumentError: an unknown kind or parameter, or a value outside its range.
     """
-    name, colon, settings = text.partition(":")
+    name, colon, settings = text.partition(":") if isinstance(text, str) else ("", "", "")
     if name == "auto" and not colon:
         name = "flat"
     if name not in KINDS:

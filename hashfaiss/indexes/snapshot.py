@@ -14,8 +14,7 @@ import numpy.typing as npt
 
 from hashfaiss.codes import Codes, check_codes, widened
 from hashfaiss.ending import native
-from hashfaiss.errors import ArgumentError
-from hashfaiss.indexes.answers import Answers
+from hashfaiss.indexes.answers import Answers, whole_number
 from hashfaiss.indexes.beside import Beside, Built
 from hashfaiss.indexes.distinct import FEW, Distinct
 from hashfaiss.indexes.flat import Flat, scan_work
@@ -79,7 +78,7 @@ class Snapshot:
         Args:
             exact: probe further, or compare with all codes where that is cheaper, until every answer is certified.
         """
-        k = min(_whole("k", k, 1), max(1, len(self)))
+        k = min(whole_number("k", k, 1), max(1, len(self)))
         queries = widened(check_codes(queries, self.bits, "queries"), self.kind.width)
         found = min(k, len(self.distinct))
         farthest = -1 if exact or not found else self.trust.farthest(found) if self.trust else None
@@ -99,7 +98,7 @@ class Snapshot:
         Args:
             exact: probe further, or compare with all codes where that is cheaper, until every answer is certified.
         """
-        radius = min(_whole("radius", radius, 0), self.bits)
+        radius = min(whole_number("radius", radius, 0), self.bits)
         queries = widened(check_codes(queries, self.bits, "queries"), self.kind.width)
         kind = self._first(exact, len(queries), radius)
         work, answers = self._work(kind, 0), len(self) * ANSWERS_PER_CALL // MOST_PER_CALL
@@ -271,12 +270,6 @@ def _nothing(queries: int) -> Answers:
     return Answers(
         np.zeros(queries + 1, np.int64), np.empty(0, np.int64), np.empty(0, np.int32), np.ones(queries, np.bool_)
     )
-
-
-def _whole(name: str, value: Any, low: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < low:
-        raise ArgumentError(f"{name} is {value!r}: give a whole number of {low} or more")
-    return int(value)
 
 
 @contextmanager

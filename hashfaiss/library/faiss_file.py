@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hashfaiss.errors import CorruptIndexError, IndexFolderError
-from hashfaiss.files import fast_digest, write_atomic
+from hashfaiss.files import check_regular, fast_digest, write_atomic
 from hashfaiss.indexes import CodeIndex, Tuning, beside, changes
 from hashfaiss.indexes.kinds import usable
 from hashfaiss.indexes.trust import Trust
@@ -50,6 +50,7 @@ def read_faiss(store: CodeStore) -> Bytes | None:
         return None
     path = store.path / "faiss" / Path(entry["file"]).name
     try:
+        check_regular(path)
         if path.stat().st_size >= MAPPED:
             data: Bytes = np.memmap(path, np.uint8, mode="r")
         else:

@@ -13,16 +13,15 @@ from hashfaiss.indexes import CodeIndex, Tuning, parse_kind
 from hashfaiss.indexes.tuning import RECALL, Notice
 from hashfaiss.library.answering import How, Search, Wanted, as_list, check_how, combined_hits, searcher, stream_hits
 from hashfaiss.library.facts import describe
-from hashfaiss.library.faiss_file import check_manifest, load_codes, read_faiss, tune_faiss
+from hashfaiss.library.faiss_file import check_manifest, load_codes, tune_faiss
 from hashfaiss.library.hits import Hit, Hits, of_different_files
-from hashfaiss.library.known import images_trouble
-from hashfaiss.library.made_with import decoders_trouble
 from hashfaiss.library.near_images import Among, near_images
 from hashfaiss.library.progress import shown
 from hashfaiss.library.queries import Queries
 from hashfaiss.library.stored_encoder import ENCODER, stored_encoder
 from hashfaiss.library.sync import BuildReport, Looking, build, check_encoder, check_images, remove
-from hashfaiss.storage.manifest import MANIFEST
+from hashfaiss.library.verifying import verify_folder, verify_store
+from hashfaiss.storage.manifest import COPY, MANIFEST
 from hashfaiss.storage.store import CodeStore
 
 if TYPE_CHECKING:
@@ -65,12 +64,14 @@ class ImageIndex:
         if path is None:
             return cls(CodeStore.create(None, encoder.bits, encoder=about, kind=kind), encoder)
         folder = Path(path)
-        if not (folder / MANIFEST).exists():
+        if not ((folder / MANIFEST).exists() or (folder / COPY).exists()):
             store = CodeStore.create(
                 folder, encoder.bits, lambda made: encoder.save(made / ENCODER), encoder=about, kind=kind
             )
             return cls(store, encoder)
-        index = cls.open(folder, encoder)
+        index = cls(CodeStore.open(folder, damaged=True), encoder)  # a build mends what is damaged
+        check_manifest(index.store)
+        check_encoder(index.store, encoder)
         try:
             stored_encoder(index.store, index._device)
         except CorruptIndexError:  # the right one is at hand
@@ -372,25 +373,13 @@ class ImageIndex:
     def verify(self) -> Iterator[tuple[str, str | None]]:
         """Check every stored file against what was written (`evaluate_index` checks FAISS's answers).
 
-        Of the images' own files, those that are not there or not as they were are told.
+        Of the images' own files, those that are not there or not as they were are told. An index in a folder is checked
+        as it was committed last; one too damaged to be opened, by `hashfaiss.library.verifying.verify_folder`.
 
         Yields:
             what was checked, and what is wrong with it, or None.
         """
-        yield from self.store.verify()
-        yield "images", images_trouble(self.store)
-        yield "decoders", decoders_trouble(self.store)
-        trouble = None
-        if self.path is not None:
-            try:
-                stored_encoder(self.store, self._device)
-            except CorruptIndexError as error:
-                trouble = str(error)
-            yield ENCODER, trouble
-            entry = self.store.manifest.get("index")
-            if entry:
-                sound = read_faiss(self.store) is not None
-                yield entry["file"], None if sound else "missing or altered; the next build writes it anew"
+        return verify_store(self.store) if self.path is None else verify_folder(self.path, self._device)
 
 
 def _opened(path: Path, device: str) -> ImageIndex:

@@ -9,6 +9,7 @@ Absence is no deletion: a file is gone where its name is absent from a folder th
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from hashfaiss.images.finding import ImageFile
     from hashfaiss.images.labels import Labels
 
-GONE_AT_ONCE = 10  # more than so many, and more than half of the folder's, are not believed to be deleted
+GONE_AT_ONCE = 10  # more than so many, and more than half of a folder's, are not believed to be deleted
 NOWHERE = "a link into nowhere"
 EMPTY = "a folder that is empty now, as where a disk is not there"
 
@@ -130,7 +131,7 @@ class KnownFiles:
 
         Args:
             allowed: also of what may be away for a while: below links into nowhere, in folders that are empty now, and
-                more than half of all at once.
+                more than half of a folder at once.
 
         Returns:
             ids (n,), and reasons by path: of a folder, or of the one file.
@@ -157,13 +158,34 @@ class KnownFiles:
                 kept[path] = str(error.strerror)
             else:  # left out, a second name, or not listed by the label file
                 left.append(number)
-        all_below = int(self._below.sum())
-        if not allowed and len(absent) > GONE_AT_ONCE and 2 * len(absent) > all_below:
-            kept[self._folder or ""] = (
-                f"{len(absent):,} of its {all_below:,} images are gone at once: if they were deleted, allow removals"
-            )
-            absent = []
+        if not allowed:
+            for folder, numbers in self._gone_at_once(absent).items():
+                kept[folder] = (
+                    f"{len(numbers):,} of its {len(self._numbers_below(folder)):,} images are gone at once: if they "
+                    "were deleted, allow removals"
+                )
+                left_out = set(numbers)
+                absent = [number for number in absent if number not in left_out]
         return self._places.ids[np.array(sorted(left + absent), np.int64)], kept
+
+    def _gone_at_once(self, absent: list[int]) -> dict[str, list[int]]:
+        """Of absent images those that are too many of any folder's to be believed deleted, by the topmost such folder.
+
+        A disk that is away may take the name of the folder along where it was mounted.
+        """
+        above: dict[str, list[int]] = defaultdict(list)
+        top = self._folder or ""
+        for number in absent:
+            folder = self._store.full_path(self._places.row(number)) or ""
+            while len(folder) > len(top):
+                folder = os.path.dirname(folder)
+                above[folder].append(number)
+        found: dict[str, list[int]] = {}
+        for folder in sorted(above, key=len):
+            many = len(above[folder]) > GONE_AT_ONCE and 2 * len(above[folder]) > len(self._numbers_below(folder))
+            if many and not any(folder.startswith(os.path.join(taken, "")) for taken in found):
+                found[folder] = above[folder]
+        return found
 
 
 def why_kept(path: str) -> tuple[str, str] | None:

@@ -51,21 +51,40 @@ KEEP: dict[str, Callable[[str], tuple[float, ...]]] = {
 }
 
 
-def others(group: Sequence[Hit], keep: str | None) -> list[Other]:
+def others(
+    group: Sequence[Hit],
+    keep: str | None,
+    indexed: Callable[[int], bytes] | None = None,
+    folder: str | os.PathLike[str] | None = None,
+    left: Callable[[str, str], None] = lambda path, reason: None,
+) -> list[Other]:
     """The files of a group beside the one that is kept; none where fewer than two can be read.
 
     Images without a file, links, and files that a linked folder leads to are left alone.
 
     Args:
         keep: of `KEEP`; None keeps the group's first image, as of a reference folder, or nothing is done.
+        indexed: the digest that an image's file had when it was indexed, by id. A file with another one is another
+            picture now, which nothing is known about: it is neither kept nor among the others.
+        folder: where the others are to go. What is there already counts as gone: kept there, it might be thrown away.
+        left: called with the path and the reason of each file left alone for these two.
 
     Raises:
         ArgumentError: `keep` is not in `KEEP`.
     """
     if keep is not None and keep not in KEEP:
         raise ArgumentError(f"keep is {keep!r}: give {', '.join(KEEP)}")
-    paths = [hit.path for hit in group if hit.path is not None and _own(hit.path)]
-    digests = {path: digest for path in paths if (digest := _digest(path)) is not None}
+    digests: dict[str, bytes] = {}
+    for hit in group:
+        if hit.path is None or not _own(hit.path):
+            continue
+        if folder is not None and hit.path.startswith(os.path.join(os.path.realpath(folder), "")):
+            left(hit.path, f"it lies below {os.fspath(folder)!r} already")
+        elif (digest := _digest(hit.path)) is not None:
+            if indexed is not None and digest != indexed(hit.id):
+                left(hit.path, "it has changed since it was indexed: build its folder again")
+            else:
+                digests[hit.path] = digest
     if len(digests) < 2 or (keep is None and group[0].path not in digests):
         return []
     if keep is None:

@@ -22,8 +22,8 @@ from hashfaiss.indexes import parse_kind
 from hashfaiss.library.faiss_file import commit_faiss
 from hashfaiss.library.known import Known, KnownFiles
 from hashfaiss.library.made_with import note_makers
+from hashfaiss.storage.damage import Damaged
 from hashfaiss.storage.paths import Int64
-from hashfaiss.storage.places import Places
 from hashfaiss.storage.segments import Row
 from hashfaiss.storage.store import CodeStore, StoreWriter
 
@@ -71,6 +71,8 @@ class BuildReport:
         skipped_report: the file that names each of them.
         kept: files and folders that could not be looked at, with the reason: images there stay in the index.
         passed_over: files that are no images, by suffix.
+        damaged: segments that were set aside: images they held are encoded anew where they were given, and are else
+            not in the index.
         decoders: which kinds of files give other pixels here than where the codes were made; None for none.
     """
 
@@ -82,6 +84,7 @@ class BuildReport:
     skipped_report: Path | None = None
     kept: list[tuple[str, str]] = field(default_factory=list)
     passed_over: PassedOver = field(default_factory=PassedOver)
+    damaged: list[Damaged] = field(default_factory=list)
     decoders: str | None = None
     seconds: float = 0.0
 
@@ -108,7 +111,8 @@ def build(
     started = time.monotonic()
     report = BuildReport()
     folder = _folder(images)
-    with store.writing() as writer:
+    with store.writing(heal=True) as writer:
+        report.damaged = writer.healed
         check_encoder(store, encoder)  # the folder may have been replaced since it was opened
         if kind is not None:
             parse_kind(kind, store.bits, 0)
@@ -135,15 +139,14 @@ def build(
 
 
 def remove(store: CodeStore, images: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> int:
-    """See `ImageIndex.remove`."""
+    """See `ImageIndex.remove`. A removal that was cut off can be asked for again: what is out already is no error."""
     if isinstance(images, (str, os.PathLike)):
         images = [images]
     wanted = sorted({os.path.abspath(os.fspath(image)) for image in images})
     with store.writing() as writer:
-        places = store.places()
-        found = [_images_at(store, places, path) for path in wanted]
+        found = _images_at(store, wanted)
         missing = [path for path, ids in zip(wanted, found, strict=True) if not len(ids)]
-        if missing:
+        if missing and not all(map(len, _images_at(store, missing, removed=True))):
             raise ArgumentError(f"the index has no image at {missing[0]!r}: nothing was removed")
         gone = np.unique(np.concatenate([np.empty(0, np.int64), *found]))
         writer.remove(gone)
@@ -151,16 +154,20 @@ def remove(store: CodeStore, images: str | os.PathLike[str] | Iterable[str | os.
     return len(gone)
 
 
-def _images_at(store: CodeStore, places: Places, path: str) -> Int64:
-    """Ids of the image of this file, or of all images below this folder, whatever links lead there."""
-    forms = {path, *(unicodedata.normalize(form, path) for form in ("NFC", "NFD"))}
-    names = {name for form in forms for name in (form, real_name(form), os.path.realpath(form))}
-    stored = {store.stored_path(name) for name in names}
-    stored.add(os.fsencode(path))  # absolute where the index was moved to where it was
-    ids = [places.ids[places.at(each)] for each in stored]
-    if not any(map(len, ids)) or os.path.isdir(path):
-        ids += [store.below(name) for name in names]
-    return np.concatenate(ids)
+def _images_at(store: CodeStore, paths: Sequence[str], removed: bool = False) -> list[Int64]:
+    """For each file or folder, ids of its image or of all images below it, whatever links lead there."""
+    places = store.places(removed)
+    found: list[Int64] = []
+    for path in paths:
+        forms = {path, *(unicodedata.normalize(form, path) for form in ("NFC", "NFD"))}
+        names = {name for form in forms for name in (form, real_name(form), os.path.realpath(form))}
+        stored = {store.stored_path(name) for name in names}
+        stored.add(os.fsencode(path))  # absolute where the index was moved to where it was
+        ids = [places.ids[places.at(each)] for each in stored]
+        if not any(map(len, ids)) or os.path.isdir(path):
+            ids += [store.below(name, removed) for name in names]
+        found.append(np.concatenate(ids))
+    return found
 
 
 def real_name(path: str) -> str:
@@ -360,7 +367,7 @@ def _report_skipped(path: Path, folder: str, skipped: list[tuple[str, str]]) -> 
     report = path / SKIPPED
     lines = {name: json.dumps({"path": name, "reason": reason}) for name, reason in skipped}
     try:
-        for line in report.read_text(encoding="utf-8").splitlines() if report.exists() else []:
+        for line in report.read_text("utf-8", "replace").splitlines() if report.exists() else []:
             with contextlib.suppress(ValueError, TypeError, KeyError):  # a damaged line tells nothing
                 name = str(json.loads(line)["path"])
                 if not name.startswith(folder.rstrip(os.sep) + os.sep):
@@ -369,7 +376,7 @@ def _report_skipped(path: Path, folder: str, skipped: list[tuple[str, str]]) -> 
             report.unlink(missing_ok=True)
             return None
         write_atomic(report, ("\n".join(lines.values()) + "\n").encode())
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise IndexFolderError(
             f"cannot write {str(report)!r}: {error}. All images are committed; make room or delete that file, and run "
             "the same command again"

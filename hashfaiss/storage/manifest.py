@@ -1,25 +1,34 @@
-"""The manifest of an index folder: which files are the committed generation, and who may replace it."""
+"""The manifest of an index folder: which files are the committed generation, and who may replace it.
+
+It lies there twice. `manifest.json` is replaced first, and that is the commit; its copy takes its place where a bit of
+it flipped, or where an older one was put back.
+"""
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
 import json
 import os
+import re
+import zlib
 from collections.abc import Iterator
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from filelock import FileLock, Timeout
 
 from hashfaiss.codes import check_bits
 from hashfaiss.errors import CorruptIndexError, IndexFolderError, IndexLockedError
-from hashfaiss.files import write_atomic
+from hashfaiss.files import check_regular, write_atomic
+from hashfaiss.storage.paths import Int64
 
 FORMAT = "hashfaiss-index"
 VERSION = 2  # 1 knew files by their sha256
-MANIFEST = "manifest.json"
+MANIFEST, COPY = "manifest.json", "manifest.copy.json"
+OWN = {"codes": r"\d{6,}-\d{2,}-[0-9a-f]{4}\.h5", "faiss": r"\d{6,}\.index"}  # what we name so, we may delete
 
 
 @contextlib.contextmanager
@@ -51,7 +60,7 @@ def check_free(folder: Path) -> None:
         return
     if not folder.is_dir():
         raise IndexFolderError(f"{str(folder)!r} is a file: give a folder for the index")
-    if (folder / MANIFEST).exists():
+    if (folder / MANIFEST).exists() or (folder / COPY).exists():
         raise IndexFolderError(f"{str(folder)!r} is an index already: open it, or give another folder")
     if any((folder / "codes").glob("*.h5")):
         raise IndexFolderError(
@@ -66,20 +75,53 @@ def check_free(folder: Path) -> None:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The committed generation.
+    """The committed generation, from the manifest or its copy, whichever is sound and newer.
 
     Raises:
-        IndexFolderError: there is no index at `folder`, or one of another format version.
-        CorruptIndexError: the manifest is damaged.
+        IndexFolderError: there is no index at `folder`, or one of another format version, or it cannot be read now.
+        CorruptIndexError: both are damaged.
     """
+    copy: dict[str, Any] | None = None
+    with contextlib.suppress(IndexFolderError, OSError):
+        copy = _read(folder / COPY)
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
+        manifest = _read(folder / MANIFEST)
+    except (IndexFolderError, FileNotFoundError) as error:
+        if copy is not None:
+            return copy
+        if isinstance(error, IndexFolderError):
+            raise
         raise IndexFolderError(
             f"there is no index at {str(folder)!r}: make one with `hashfaiss build`, or give its folder with --index"
         ) from None
-    except (OSError, ValueError) as error:
-        raise CorruptIndexError(f"{str(folder / MANIFEST)!r} cannot be read ({error}): {_ADVICE}") from None
+    except OSError as error:  # which may pass, and says nothing of what was written
+        raise IndexFolderError(f"cannot read {str(folder / MANIFEST)!r}: {error.strerror or error}") from None
+    return copy if copy is not None and copy["generation"] > manifest["generation"] else manifest
+
+
+def manifest_trouble(folder: Path, name: str, manifest: dict[str, Any]) -> str | None:
+    """What is wrong with the manifest file of this name, or None where it says what `manifest` does."""
+    try:
+        found = _read(folder / name)
+    except FileNotFoundError:
+        return "it is gone; the next build writes it anew"
+    except (IndexFolderError, OSError) as error:
+        return str(error)
+    if found == manifest:
+        return None
+    return f"it is of generation {found['generation']}, not {manifest['generation']}; the next build writes it anew"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A manifest from its file; OSError, IndexFolderError or CorruptIndexError."""
+    folder = path.parent
+    try:
+        check_regular(path)
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileNotFoundError(path) from None
+    except (ValueError, RecursionError) as error:
+        raise CorruptIndexError(f"{str(path)!r} cannot be read ({error}): {_ADVICE}") from None
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise IndexFolderError(f"{str(folder)!r} is not a hashfaiss index: its {MANIFEST} is something else's")
     if manifest.get("version") not in (1, VERSION):
@@ -94,13 +136,14 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         )
         sound = sound and all(isinstance(entry.get("xxh3", entry.get("sha256")), str) for entry in manifest["segments"])
         sound = sound and manifest["generation"] >= 0 and manifest["next_id"] >= 0
+        unpacked_ids(manifest.get("removed", ""), manifest["next_id"])
         check_bits(manifest["bits"])
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise CorruptIndexError(f"{str(folder / MANIFEST)!r} is incomplete ({error!r}): {_ADVICE}") from None
+        raise CorruptIndexError(f"{str(path)!r} is incomplete ({error!r}): {_ADVICE}") from None
     if not sound:
-        raise CorruptIndexError(f"{str(folder / MANIFEST)!r} names files outside the index: {_ADVICE}")
+        raise CorruptIndexError(f"{str(path)!r} names files outside the index: {_ADVICE}")
     if manifest.pop("sha256", None) != _digest(manifest):
-        raise CorruptIndexError(f"{str(folder / MANIFEST)!r} is not as it was written: {_ADVICE}")
+        raise CorruptIndexError(f"{str(path)!r} is not as it was written: {_ADVICE}")
     return manifest
 
 
@@ -118,19 +161,56 @@ def _inside(name: str) -> bool:
 
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
     """Replace the manifest: what it names is then the committed generation. OSError if it cannot."""
-    signed = {**manifest, "sha256": _digest(manifest)}
-    write_atomic(folder / MANIFEST, json.dumps(signed, indent=1).encode())
+    data = _signed(manifest)
+    write_atomic(folder / MANIFEST, data)
+    write_atomic(folder / COPY, data)
+
+
+def mend_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+    """Write the manifest and its copy anew where they do not say what `manifest` does. OSError if it cannot."""
+    for name in (MANIFEST, COPY):
+        if manifest_trouble(folder, name, manifest):
+            write_atomic(folder / name, _signed(manifest))
+
+
+def _signed(manifest: dict[str, Any]) -> bytes:
+    return json.dumps({**manifest, "sha256": _digest(manifest)}, indent=1).encode()
+
+
+def packed_ids(ids: Int64) -> str:
+    """Ids, ascending, as a text for the manifest."""
+    return base64.b64encode(zlib.compress(np.diff(ids, prepend=0).astype("<i8").tobytes(), 1)).decode()
+
+
+def unpacked_ids(text: str, most: int) -> Int64:
+    """The ids of `packed_ids`, `most` of them or fewer; ValueError for what it did not make."""
+    try:
+        data = zlib.decompressobj().decompress(base64.b64decode(text, validate=True), 8 * most + 1)
+        ids = np.frombuffer(data, "<i8").astype(np.int64).cumsum()
+    except (TypeError, zlib.error) as error:
+        raise ValueError(str(error)) from None
+    if len(ids) > most or (np.diff(ids, prepend=-1) < 1).any():
+        raise ValueError("ids that do not ascend, or too many")
+    return ids
 
 
 def clear_leftovers(folder: Path, manifest: dict[str, Any]) -> None:
-    """Delete what a writer that was killed, or a generation that was replaced, left behind.
+    """Delete what a writer that was killed, or a generation that was replaced, left behind: files with names of ours.
 
-    What cannot be deleted now, as a file that a reader has open on Windows, is left for the next writer.
+    No link is followed. What cannot be deleted now, as a file that a reader has open on Windows, is left for the next
+    writer.
     """
     named = {entry["file"] for entry in manifest["segments"]}
     named.add((manifest.get("index") or {}).get("file", ""))
-    files = [file for room in ("codes", "faiss") for file in (folder / room).glob("*")]
-    left = [file for file in files if f"{file.parent.name}/{file.name}" not in named]
-    for file in chain(left, folder.glob(".*.tmp")):
-        with contextlib.suppress(OSError):
-            file.unlink(missing_ok=True)
+    for room, own in (*OWN.items(), ("", r"(manifest|manifest\.copy|skipped|encoder)\.\w+")):
+        if not (folder / room).is_symlink():
+            left = re.compile(rf"{own}|\.{own}\.\d+\.tmp" if room else rf"\.{own}\.\d+\.tmp")
+            _clear(folder / room, left, {name.partition("/")[2] for name in named if name.startswith(f"{room}/")})
+
+
+def _clear(folder: Path, left: re.Pattern[str], named: set[str]) -> None:
+    with contextlib.suppress(OSError):
+        for file in os.scandir(folder):
+            if left.fullmatch(file.name) and file.name not in named:
+                with contextlib.suppress(OSError):
+                    os.unlink(file)

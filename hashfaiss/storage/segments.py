@@ -31,9 +31,10 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from hashfaiss.codes import BIT_ORDER, Codes, code_bytes
+from hashfaiss.codes import BIT_ORDER, Codes
 from hashfaiss.errors import CorruptIndexError, IndexFolderError
 from hashfaiss.files import DIGEST_BYTES, file_unaltered
+from hashfaiss.storage.columns import NUMBERS, check_columns
 from hashfaiss.storage.paths import Int64, Keys, Mask, Paths, path_index, stored_path
 from hashfaiss.wording import composed
 
@@ -41,6 +42,7 @@ __all__ = ["Labels", "Row", "Segment", "encode_segment", "stored_path"]
 
 Labels = tuple[str, ...]
 
+ADVICE = "run `hashfaiss build` on its images again, which encodes anew what it held, or restore it from a copy"
 FORMAT = "hashfaiss-segment"
 VERSION = 1
 STATE = ("size", "mtime_ns", "ctime_ns", "inode")  # what git, too, knows an unchanged file by
@@ -140,13 +142,18 @@ class Segment:
                 raise IndexFolderError(f"cannot open {self.name}: {os.strerror(error.errno)}") from None  # type: ignore[attr-defined]
             raise self._damaged(error) from None
         if about != (FORMAT, VERSION, bits):
-            raise CorruptIndexError(f"{self.name} is no segment of {bits}-bit codes (it is {about}): restore it")
+            raise CorruptIndexError(f"{self.name} is no segment of {bits}-bit codes (it is {about}): {ADVICE}")
+        try:
+            check_columns(self._file, bits)
+        except (ValueError, KeyError, RuntimeError) as error:
+            raise self._damaged(error) from None
 
     def _damaged(self, error: Exception) -> CorruptIndexError:
-        return CorruptIndexError(
-            f"{self.name} is damaged ({' '.join(str(error).split())[:120]}): restore it from a copy, or delete the "
-            "index folder and build again"
-        )
+        return CorruptIndexError(f"{self.name} is damaged ({' '.join(str(error).split())[:120]}): {ADVICE}")
+
+    def _require(self, sound: Any, what: str) -> None:
+        if not sound:
+            raise self._damaged(ValueError(what))
 
     def _read(self, name: str, rows: slice | tuple[()] = ()) -> npt.NDArray[Any]:
         try:
@@ -164,14 +171,14 @@ class Segment:
     @cached_property
     def ids(self) -> Int64:
         """int64 (n,), ascending."""
-        return self._read("ids")
+        ids = self._read("ids")
+        self._require((np.diff(ids, prepend=-1) > 0).all(), "ids that do not ascend")
+        return ids
 
     @property
     def codes(self) -> Codes:
         """uint8 (n, ceil(K/8)); read anew each time."""
         codes: Codes = self._read("codes")
-        if codes.shape != (len(self.ids), code_bytes(self.bits)):
-            raise self._damaged(ValueError(f"codes of shape {codes.shape} for {len(self.ids)} ids"))
         return codes
 
     @property
@@ -181,15 +188,21 @@ class Segment:
 
     @cached_property
     def _label_end(self) -> Int64:
-        return np.concatenate([[0], self._read("label_end")]).astype(np.int64)
+        return self._ends("label", 0, len(self))
 
     @cached_property
     def _label(self) -> npt.NDArray[np.int32]:
-        return self._read("label")
+        return self._labels_at(slice(None))
+
+    def _labels_at(self, part: slice) -> npt.NDArray[np.int32]:
+        label = self._read("label", part)
+        self._require(not len(label) or 0 <= label.min() <= label.max() < len(self._label_names), "labels of no name")
+        return label
 
     @cached_property
     def _label_names(self) -> list[str]:
-        text, ends = self._read("label_name").tobytes(), [0, *self._read("label_name_end").tolist()]
+        ends = self._ends("label_name", 0, len(self._file["label_name_end"])).tolist()
+        text = self._read("label_name").tobytes()
         return [composed(text[a:b].decode("utf-8", "surrogateescape")) for a, b in pairwise(ends)]
 
     @cached_property
@@ -208,8 +221,10 @@ class Segment:
 
     def _ends(self, name: str, start: int, stop: int) -> Int64:
         """Where rows start to stop begin and end in a column of many values a row: int64 (stop - start + 1,)."""
-        ends = self._read(f"{name}_end", slice(max(0, start - 1), stop)).astype(np.int64)
-        return ends if start else np.concatenate([[0], ends]).astype(np.int64)
+        ends = self._read(f"{name}_end", slice(max(0, start - 1), stop))
+        ends = ends if start else np.concatenate([[0], ends]).astype(np.int64)
+        self._require((np.diff(ends) >= 0).all() and 0 <= ends[0] <= ends[-1] <= len(self._file[name]), f"{name} ends")
+        return ends
 
     def _paths(self, start: int, stop: int) -> Paths:
         ends = self._ends("path", start, stop)
@@ -231,8 +246,7 @@ class Segment:
         if "path_key" not in self._file:
             return path_index([path for _, paths in self.paths() for path in paths.each()])
         keys, rows = self._read("path_key"), self._read("path_row")
-        if keys.shape != (len(rows), 2) or (len(rows) and not 0 <= rows.min() <= rows.max() < len(self)):
-            raise self._damaged(ValueError(f"{keys.shape} keys of paths for {len(self)} ids"))
+        self._require(not len(rows) or 0 <= rows.min() <= rows.max() < len(self), "keys of paths of no row")
         return keys, rows
 
     def labels(self, row: int) -> Labels:
@@ -253,7 +267,7 @@ class Segment:
 
     def _some(self, part: slice) -> list[Row]:
         label_end = self._ends("label", part.start, part.stop)
-        label = [self._label_names[at] for at in self._read("label", slice(label_end[0], label_end[-1])).tolist()]
+        label = [self._label_names[at] for at in self._labels_at(slice(label_end[0], label_end[-1])).tolist()]
         columns = zip(
             self._paths(part.start, part.stop).each(),
             self._states(part).T.tolist(),
@@ -294,8 +308,9 @@ class Segment:
 
     def check(self) -> None:
         """Read every column; CorruptIndexError if any is damaged."""
-        for name in list(self._file):
-            self._read(name)
+        for name in ("codes", *NUMBERS):
+            if name in self._file:
+                self._read(name)
 
     def close(self) -> None:
         """Close the file."""

@@ -18,14 +18,21 @@ from typing import Any
 import numpy as np
 
 from hashfaiss.codes import Codes, check_bits, check_codes, code_bytes
-from hashfaiss.errors import ArgumentError, CorruptIndexError, IndexFolderError
-from hashfaiss.files import DIGEST_BYTES, fast_digest, file_unaltered, write_atomic
+from hashfaiss.errors import ArgumentError, IndexFolderError
+from hashfaiss.files import DIGEST_BYTES, fast_digest, sync_folder, write_atomic
+from hashfaiss.storage.damage import Damaged, corrupt, open_segment, segment_trouble, set_aside
 from hashfaiss.storage.manifest import (
+    COPY,
     FORMAT,
+    MANIFEST,
     VERSION,
     check_free,
     clear_leftovers,
+    manifest_trouble,
+    mend_manifest,
+    packed_ids,
     read_manifest,
+    unpacked_ids,
     write_manifest,
     writer_lock,
 )
@@ -46,7 +53,8 @@ class CodeStore:
         path: the folder, or None for a store in memory.
         base: the folder that stored paths are relative to: the one the index folder lies in, whatever link led there.
         bits: K.
-        manifest: the committed generation, as read.
+        manifest: the committed generation, as read; of its segments, those that are sound.
+        damaged: the others, where the store was opened in spite of them.
     """
 
     def __init__(self, path: Path | None, manifest: dict[str, Any], segments: list[Segment]) -> None:
@@ -56,6 +64,7 @@ class CodeStore:
         self.bits = check_bits(manifest["bits"])
         self._segments = segments
         self._live: list[Mask] | None = None
+        self.damaged: list[Damaged] = []
 
     @classmethod
     def create(
@@ -83,6 +92,7 @@ class CodeStore:
             return cls(None, manifest, [])
         folder = Path(os.path.abspath(path))
         check_free(folder)
+        new = [place for place in (folder, *folder.parents) if not place.exists()]
         try:
             (folder / "codes").mkdir(parents=True, exist_ok=True)
             with writer_lock(folder):
@@ -90,13 +100,18 @@ class CodeStore:
                 if prepare is not None:
                     prepare(folder)
                 write_manifest(folder, manifest)
+                for place in new:  # its name must outlive a power cut too
+                    sync_folder(place.parent)
         except OSError as error:
             raise IndexFolderError(f"cannot make the index {str(path)!r}: {error.strerror}") from None
         return cls(folder, manifest, [])
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> CodeStore:
+    def open(cls, path: str | os.PathLike[str], damaged: bool = False) -> CodeStore:
         """Open the committed generation for reading.
+
+        Args:
+            damaged: open also where segments are damaged, which are then not used: to verify, or to write anew.
 
         Raises:
             IndexFolderError: there is no index at `path`, or one of another format version.
@@ -105,21 +120,19 @@ class CodeStore:
         folder = Path(os.path.abspath(path))
         for attempt in range(10):
             manifest = read_manifest(folder)
-            try:
-                segments = [Segment(folder / entry["file"], manifest["bits"], entry) for entry in manifest["segments"]]
-            except FileNotFoundError as error:
-                # a writer may have replaced the generation just read
-                if attempt == 9 or read_manifest(folder)["generation"] == manifest["generation"]:
-                    raise CorruptIndexError(
-                        f"{error.filename or error!s} is gone from the index: restore it from a copy, or delete the "
-                        "index folder and build again"
-                    ) from None
-                continue
-            break
-        store = cls(folder, manifest, segments)
-        for segment, entry in zip(segments, manifest["segments"], strict=True):
-            if len(segment) != entry["rows"]:
-                raise CorruptIndexError(f"{segment.name} holds {len(segment)} rows, not {entry['rows']}: restore it")
+            found = [open_segment(folder, manifest["bits"], entry) for entry in manifest["segments"]]
+            gone = any(isinstance(one, Damaged) and not (folder / one.file).exists() for one in found)
+            # a writer may have replaced the generation just read
+            if not gone or attempt == 9 or read_manifest(folder)["generation"] == manifest["generation"]:
+                break
+        troubles = [one for one in found if isinstance(one, Damaged)]
+        if troubles and not damaged:
+            raise corrupt(troubles)
+        pairs = [
+            (entry, one) for entry, one in zip(manifest["segments"], found, strict=True) if isinstance(one, Segment)
+        ]
+        store = cls(folder, {**manifest, "segments": [entry for entry, _ in pairs]}, [segment for _, segment in pairs])
+        store.damaged = troubles
         return store
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -132,7 +145,9 @@ class CodeStore:
     def live(self) -> list[Mask]:
         """For each segment, which rows have not been removed since."""
         if self._live is None:
-            removed = np.concatenate([np.empty(0, np.int64), *(segment.removed for segment in self._segments)])
+            # those that a segment took out are in the manifest too: they stay out where that segment is damaged
+            known = unpacked_ids(self.manifest.get("removed", ""), self.manifest["next_id"])
+            removed = np.concatenate([known, *(segment.removed for segment in self._segments)])
             self._live = [~np.isin(segment.ids, removed) for segment in self._segments]
         return self._live
 
@@ -145,6 +160,8 @@ class CodeStore:
         Raises:
             CorruptIndexError: a segment is damaged.
         """
+        if self.damaged:
+            raise corrupt(self.damaged)
         codes = [np.empty((0, code_bytes(self.bits)), np.uint8)]
         for segment, live in zip(self._segments, self.live, strict=True):
             codes.append(check_codes(segment.codes, self.bits)[live])
@@ -161,13 +178,16 @@ class CodeStore:
             yield from segment.rows(live)
             segment.forget()
 
-    def places(self) -> Places:
-        """Where each path lies."""
-        return Places(self._segments, self.live)
+    def places(self, removed: bool = False) -> Places:
+        """Where each path lies; with `removed`, where those lay that are out, as long as their rows are there."""
+        return Places(self._segments, self._among(removed))
 
-    def below(self, folder: str) -> Int64:
-        """Ids of the images of files below an absolute path."""
-        return self._chosen(lambda paths: paths.below(folder, self.base), None)
+    def below(self, folder: str, removed: bool = False) -> Int64:
+        """Ids of the images of files below an absolute path; `removed` as in `places`."""
+        return self._chosen(lambda paths: paths.below(folder, self.base), None, removed)
+
+    def _among(self, removed: bool) -> list[Mask]:
+        return [~live for live in self.live] if removed else self.live
 
     def labels(self) -> set[str]:
         """Every label that an image has."""
@@ -187,9 +207,9 @@ class CodeStore:
         wanted = None if paths is None else Patterns(paths, self.base).match
         return self._chosen(wanted, None if labels is None else set(map(composed, labels)))
 
-    def _chosen(self, wanted: Callable[[Paths], Mask] | None, labels: set[str] | None) -> Int64:
+    def _chosen(self, wanted: Callable[[Paths], Mask] | None, labels: set[str] | None, removed: bool = False) -> Int64:
         found = [np.empty(0, np.int64)]
-        for segment, live in zip(self._segments, self.live, strict=True):
+        for segment, live in zip(self._segments, self._among(removed), strict=True):
             chosen = live.copy() if labels is None else live & segment.having(labels)
             if wanted is not None:
                 for part, paths in segment.paths(chosen):
@@ -215,44 +235,65 @@ class CodeStore:
         return stored_path(path, self.base)
 
     @contextlib.contextmanager
-    def writing(self) -> Iterator[StoreWriter]:
+    def writing(self, heal: bool = False) -> Iterator[StoreWriter]:
         """The right to write, for one process at a time; the store then shows what was committed last.
+
+        Args:
+            heal: set damaged segments aside, see `StoreWriter.healed`: what they held is then not in the store.
 
         Raises:
             IndexLockedError: another process has it.
+            CorruptIndexError: a segment is damaged, and not to be set aside.
         """
         if self.path is None:
             yield StoreWriter(self)
             return
         with writer_lock(self.path):
-            self._take(CodeStore.open(self.path))
-            clear_leftovers(self.path, self.manifest)
-            yield StoreWriter(self)
+            opened = CodeStore.open(self.path, damaged=heal)
+            healed, opened.damaged = opened.damaged, []
+            self._take(opened)
+            self._mend(self.path, healed)
+            writer = StoreWriter(self)
+            writer.healed = healed
+            yield writer
+
+    def _mend(self, folder: Path, damaged: list[Damaged]) -> None:
+        if damaged:
+            self.manifest = _next(self.manifest)
+        try:
+            set_aside(folder, damaged)
+            mend_manifest(folder, self.manifest)
+        except OSError as error:
+            raise IndexFolderError(f"cannot write to the index {str(folder)!r}: {error.strerror or error}") from None
+        clear_leftovers(folder, self.manifest)
 
     def _take(self, other: CodeStore) -> None:
         self.manifest, self._segments, self._live = other.manifest, other._segments, None
+        self.damaged = other.damaged
 
     def verify(self) -> Iterator[tuple[str, str | None]]:
-        """Read every segment whole; yield its name and what is wrong with it, or None."""
+        """Read every file of the store whole; yield its name and what is wrong with it, or None."""
+        if self.path is not None:
+            manifest = read_manifest(self.path)
+            yield from ((name, manifest_trouble(self.path, name, manifest)) for name in (MANIFEST, COPY))
+        yield from ((one.file, one.trouble) for one in self.damaged)
         for segment, entry in zip(self._segments, self.manifest["segments"], strict=True):
-            trouble = None
-            try:
-                segment.check()
-                if self.path is not None and not file_unaltered(self.path / entry["file"], entry):
-                    trouble = "its bytes are not those that were written"
-            except (CorruptIndexError, OSError) as error:
-                trouble = str(error)
-            yield entry["file"], trouble
+            yield entry["file"], segment_trouble(segment, self.path, entry)
 
 
 class StoreWriter:
-    """Collects rows and removals, and commits them as a new generation."""
+    """Collects rows and removals, and commits them as a new generation.
+
+    Attributes:
+        healed: damaged segments that were set aside.
+    """
 
     def __init__(self, store: CodeStore) -> None:
         self.store = store
         self._codes: list[Codes] = []
         self._rows: list[Row] = []
         self._removed: list[int] = []
+        self.healed: list[Damaged] = []
         self.last_commit = time.monotonic()
 
     @property
@@ -296,6 +337,8 @@ class StoreWriter:
                 )
                 manifest["next_id"] += len(ids)
                 removed = np.array(self._removed, np.int64)
+                known = unpacked_ids(manifest.get("removed", ""), manifest["next_id"])
+                manifest["removed"] = packed_ids(np.union1d(known, removed[removed < manifest["next_id"]]))
                 entry, segment = self._write(manifest, len(segments), codes, ids, self._rows, removed)
                 manifest["segments"] = [*manifest["segments"], entry]
                 segments.append(segment)
@@ -357,6 +400,8 @@ class StoreWriter:
         removed = np.concatenate([nothing, *(segment.removed for segment in old)])
         removed = removed[removed <= max((int(segment.ids[-1]) for segment in kept if len(segment)), default=-1)]
         rows = chain.from_iterable(segment.rows(mask) for segment, mask in zip(old, live, strict=True))
+        dead = (segment.ids[~mask] for segment, mask in zip(kept, store.live, strict=False))
+        manifest["removed"] = packed_ids(np.concatenate([nothing, *dead]))
         segments = list(kept)
         try:
             for start in range(0, max(len(ids), min(1, len(removed))), SEGMENT_ROWS):

@@ -227,6 +227,17 @@ def test_threads_share_a_network(encoder: Encoder) -> None:
     assert asked.tally.images > 0
 
 
+def test_what_is_made_is_had_without_waiting(encoder: Encoder) -> None:
+    """As in a process that was forked while another thread made something: nobody lets go of its lock there."""
+    computed = Precision(encoder.network, torch.device("cpu"), "float32")
+    made, found = computed.made(torch.float32), []
+    with computed._lock:
+        thread = threading.Thread(target=lambda: found.append(computed.made(torch.float32)), daemon=True)
+        thread.start()
+        thread.join(20)
+        assert found == [made]
+
+
 def test_which_precision() -> None:
     assert choose_precision("float32", CPU) == "float32"
     assert choose_precision("auto", CPU) == ("bfloat16" if precision.computes_in_bfloat16() else "float32")

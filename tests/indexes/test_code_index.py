@@ -170,6 +170,9 @@ def test_answers_as_faiss_has_them():
     assert (ids[:, 200:] == -1).all()
     assert (ids[:, :200] >= 0).all()
     assert CodeIndex(bits=64).search(queries, 3).padded(3)[1].tolist() == [[-1] * 3] * 6
+    for k in (-1, 2.5, True):
+        with pytest.raises(ArgumentError, match="give a whole number of 0 or more"):
+            ours.search(queries, 3).padded(k)
 
 
 # ---- files ----------------------------------------------------------------------------------------------------------

@@ -348,6 +348,7 @@ def test_kinds_name_themselves_and_are_read_back():
         ("hash:b=-1", "'b=-1' was given"),
         ("hash:b=1e3", "'b=1e3' was given"),
         ("hash:b=8,b=9", "b was given twice"),
+        (None, "no index kind None"),
     ],
 )
 def test_kinds_that_cannot_be_read(text, message):

@@ -151,7 +151,8 @@ def test_killed_at_any_moment_a_build_loses_nothing_committed(encoder, tmp_path,
         found = content(index)
         assert committed.items() <= found.items() <= wanted.items()
         troubles = [name for name, trouble in index.verify() if trouble is not None]
-        assert troubles in ([], ["encoder.pt"])
+        troubles = set(troubles) - {"manifest.copy.json"}  # written after the manifest
+        assert troubles in (set(), {"encoder.pt"})
         assert not troubles or not found  # killed before the encoder was written, and so before any image
         if found:
             assert len(index.query(photos / "class 0/0.png", 400)) == len(found)

@@ -203,7 +203,20 @@ def test_more_than_half_at_once_is_not_believed_to_be_deleted(index, photos):
     report = index.build(photos)
     assert (counts(report), [path for path, _ in report.kept]) == ((0, 12, 0, 0), [str(photos)])
     assert "20 of its 32 images are gone at once" in report.kept[0][1]
-    assert counts(index.build(photos, allow_removals=True)) == (0, 12, 20, 0)
+    (photos / "away").mkdir()
+    flip(photos / "cat/0.jpg", photos / "away" / "0.jpg")
+    for number in range(1, 60):  # now it is less than half of all, and more than half of that folder
+        shutil.copy(photos / "away/0.jpg", photos / "away" / f"{number}.jpg")
+    report = index.build(photos)
+    assert (report.encoded, [path for path, _ in report.kept]) == (60, [str(photos / "bird")])
+    (photos / "away").rename(photos.parent / "away")  # with a disk, its mount's name may go
+    report = index.build(photos)
+    assert [path for path, _ in report.kept] == [str(photos)]
+    (photos.parent / "away").rename(photos / "away")
+    report = index.build(photos)
+    assert (counts(report), [path for path, _ in report.kept]) == ((0, 72, 0, 0), [str(photos / "bird")])
+    shutil.rmtree(photos / "away")
+    assert counts(index.build(photos, allow_removals=True)) == (0, 12, 80, 0)
     for name in ("cat", "dog", "bird"):  # few may go, whatever their share
         (photos / name / "0.jpg").unlink()
         (photos / name / "1.png").unlink()

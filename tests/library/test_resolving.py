@@ -12,6 +12,7 @@ from pictures import posix
 from PIL import Image
 
 from hashfaiss.errors import ArgumentError, HashfaissError
+from hashfaiss.files import content_digest
 from hashfaiss.library.hits import Hit
 from hashfaiss.library.resolving import Dismissed, Other, hard_link, move, others
 
@@ -62,6 +63,27 @@ def test_links_and_what_is_gone_are_left_alone(files, tmp_path):
     assert len(others(group(files["small"], files["old"], *alone), "best")) == 1
 
 
+def test_what_changed_since_it_was_indexed_is_left_alone(files):
+    asked = (files["small"], files["wide"], files["old"])
+    digests = [content_digest(path.read_bytes()) for path in asked]
+    Image.new("RGB", (90, 90), "blue").save(files["wide"])  # the best of them, but another picture
+    left = []
+    found = others(group(*asked), "best", digests.__getitem__, left=lambda *why: left.append(why))
+    assert {other.path for other in found} | {other.kept for other in found} == {str(asked[0]), str(asked[2])}
+    assert left == [(str(files["wide"]), "it has changed since it was indexed: build its folder again")]
+
+
+def test_what_was_moved_away_is_not_kept(files, tmp_path):
+    """It would be the last copy, in a folder that is going to be thrown away."""
+    (tmp_path / "away").mkdir()
+    shutil.move(files["old"], tmp_path / "away/old.png")
+    asked = (tmp_path / "away/old.png", files["small"])
+    assert [other.kept for other in others(group(*asked), "oldest")] == [str(asked[0])]
+    assert others(group(*asked), "oldest", folder=tmp_path / "away") == []
+    found = others(group(*asked, files["wide"]), "oldest", folder=tmp_path / "away")
+    assert [(other.path, other.kept) for other in found] == [(str(files["wide"]), str(files["small"]))]
+
+
 def test_moving_keeps_what_is_there_and_the_last_copy(files, tmp_path):
     other = Other(str(files["small"]), str(files["old"]), True)
     (tmp_path / "away").mkdir()
@@ -102,6 +124,18 @@ def test_from_the_command_line(encoder, photos, monkeypatch):
     assert len(list((photos.parent / "away").rglob("*.jpg"))) == 1
     assert "give one of them" in run("duplicates", "--move-to", "x", "--hard-link", code=2)
     assert "give best, oldest, largest" in run("duplicates", "--keep", "x", code=2)
+
+
+def test_stale_files_from_the_command_line(encoder, photos, monkeypatch):
+    monkeypatch.chdir(photos.parent)
+    shutil.copy(photos / "cat/0.jpg", photos / "dog/copy.jpg")
+    encoder.to_index(photos, "hashfaiss.index")
+    next((photos / "dog").glob("[0-9]*.jpg")).replace(photos / "dog/copy.jpg")  # another picture now
+    run("duplicates", "--move-to", "away", "--no-dry-run")
+    assert (photos / "dog/copy.jpg").exists()
+    assert (photos / "cat/0.jpg").exists()
+    run("duplicates", "--move-to", ".", "--no-dry-run")  # all lie there already
+    assert (photos / "dog/copy.jpg").exists()
 
 
 def test_a_reference_folder_keeps_its_own(encoder, photos, monkeypatch):

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+from pathlib import Path
 
+import numpy as np
 import pytest
 from test_store import content, fill
 
@@ -19,6 +22,7 @@ def test_a_manifest_that_cannot_be_used_is_told(tmp_path):
     file = tmp_path / "x" / "manifest.json"
     sound = json.loads(file.read_text())
     entry = sound["segments"][0]
+    (tmp_path / "x" / "manifest.copy.json").unlink()
 
     def refused(text, error, match):
         if isinstance(text, dict):  # rightly signed: the rest of it is to be refused
@@ -47,6 +51,14 @@ def test_a_manifest_that_cannot_be_used_is_told(tmp_path):
     refused({**sound, "segments": [{**entry, "rows": 4}]}, CorruptIndexError, "holds 3 rows, not 4")
     refused({**sound, "segments": [{**entry, "xxh3": "0" * 32}]}, CorruptIndexError, "not those that were written")
     refused({**sound, "segments": [{**entry, "file": "codes/."}]}, IndexFolderError, "Is a directory")
+    for removed in (
+        5,
+        "?",
+        "aGFzaA==",
+        manifest_module.packed_ids(np.array([2, 1])),
+        manifest_module.packed_ids(np.arange(4)),
+    ):
+        refused({**sound, "removed": removed}, CorruptIndexError, "incomplete")
     file.write_text(json.dumps(sound))
     assert len(CodeStore.open(tmp_path / "x")) == 3
 
@@ -58,16 +70,23 @@ def test_leftovers_are_cleared_by_the_next_writer_and_by_no_reader(tmp_path):
     (folder / "faiss").mkdir()
     leftovers = [
         "codes/000009-00-abcd.h5",
+        ".manifest.copy.json.5.tmp",
+        ".skipped.jsonl.5.tmp",
         "codes/.000002-00-1234.h5.77.tmp",
         "faiss/000001.index",
         ".manifest.json.5.tmp",
     ]
     for name in leftovers:
         (folder / name).write_bytes(b"half")
+    others = ["codes/mine.h5", "faiss/notes.txt", ".mine.tmp"]  # of no name of ours
+    for name in others:
+        (folder / name).write_bytes(b"mine")
+    (folder / "codes/000008-00-abcd.h5").mkdir()
     before = content(CodeStore.open(folder))
     assert all((folder / name).exists() for name in leftovers)
     with store.writing():
         assert not any((folder / name).exists() for name in leftovers)
+        assert all((folder / name).exists() for name in others)
     assert content(CodeStore.open(folder)) == before
     assert (folder / "manifest.json").exists()
 
@@ -92,33 +111,87 @@ def test_create_leaves_other_things_alone(tmp_path):
             CodeStore.open(tmp_path / place)
 
 
-def test_no_byte_of_the_manifest_can_change_unnoticed(tmp_path):
-    fill(CodeStore.create(tmp_path / "x", 20), 3)
-    file = tmp_path / "x" / "manifest.json"
+@pytest.mark.parametrize("copy", [True, False])
+def test_no_byte_of_the_manifest_can_change_unnoticed(tmp_path, copy):
+    """With its copy nothing is lost either."""
+    folder = tmp_path / "x"
+    fill(CodeStore.create(folder, 20), 3)
+    wanted = content(CodeStore.open(folder))
+    file = folder / "manifest.json"
     sound, meant = file.read_bytes(), json.loads(file.read_bytes())
+    if not copy:
+        (folder / "manifest.copy.json").unlink()
     for at in range(len(sound)):
         changed = bytearray(sound)
         changed[at] ^= 1
         file.write_bytes(changed)
         try:
-            CodeStore.open(tmp_path / "x")
+            opened = CodeStore.open(folder)
         except IndexFolderError:
+            assert not copy
             continue
-        assert json.loads(changed) == meant  # white space
+        assert content(opened) == wanted
+        if not copy:
+            assert json.loads(changed) == meant  # white space
+
+
+def test_of_the_manifest_and_its_copy_the_newer_counts_and_a_writer_mends_the_other(tmp_path):
+    folder = tmp_path / "x"
+    store = CodeStore.create(folder, 20)
+    files = [folder / name for name in ("manifest.json", "manifest.copy.json")]
+    fill(store, 3)
+    old = files[0].read_bytes()
+    fill(store, 2, 1)
+    new = files[0].read_bytes()
+    assert files[1].read_bytes() == new
+    wanted = content(store)
+    for data in (old, b"{", None):  # put back, damaged, gone
+        for file in files:
+            if data is None:
+                file.unlink()
+            else:
+                file.write_bytes(data)
+            opened = CodeStore.open(folder)
+            assert content(opened) == wanted
+            assert [name for name, trouble in opened.verify() if trouble] == [file.name]
+            with opened.writing():
+                pass
+            assert [file.read_bytes() for file in files] == [new, new]
+    for file in files:
+        file.unlink()
+    with pytest.raises(IndexFolderError, match="there is no index"):
+        CodeStore.open(folder)
+
+
+@pytest.mark.parametrize("error", [5, 13, 24])
+def test_what_cannot_be_read_for_now_is_not_called_damaged(tmp_path, monkeypatch, error):
+    """EIO, EACCES, EMFILE."""
+    fill(CodeStore.create(tmp_path / "x", 20), 3)
+
+    def refused(*_, **__):
+        raise OSError(error, os.strerror(error))
+
+    for name in ("read_text", "open"):
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, name, refused)
+            with pytest.raises(IndexFolderError, match=os.strerror(error)) as caught:
+                CodeStore.open(tmp_path / "x", damaged=True)
+            assert type(caught.value) is IndexFolderError
+    assert len(CodeStore.open(tmp_path / "x")) == 3
 
 
 def test_a_file_that_cannot_be_deleted_is_left_for_the_next_writer(tmp_path, monkeypatch):
     store = CodeStore.create(tmp_path / "x", 8)
     left = store.path / "codes/000009-00-dead.h5"
     left.write_bytes(b"x")
-    unlink, held = type(left).unlink, {left}
+    unlink, held = os.unlink, {str(left)}
 
-    def refusing(path, missing_ok=False):
-        if path in held:
+    def refusing(path):
+        if os.fspath(path) in held:
             raise PermissionError(13, "in use", str(path))
-        unlink(path, missing_ok)
+        unlink(path)
 
-    monkeypatch.setattr(type(left), "unlink", refusing)
+    monkeypatch.setattr(os, "unlink", refusing)
     for holds in (True, False):
         with store.writing():
             assert left.exists() == holds
@@ -138,12 +211,12 @@ def test_an_index_of_format_1_is_read_and_written_on(tmp_path):
     manifest_module.write_manifest(folder, {**manifest, "version": 1})
     old = CodeStore.open(folder)
     assert (old.codes()[0] == store.codes()[0]).all()
-    assert [trouble for _, trouble in old.verify()] == [None]
+    assert not any(trouble for _, trouble in old.verify())
     fill(old, 2)
     again = CodeStore.open(folder)
     assert len(again) == 5
     assert again.manifest["version"] == manifest_module.VERSION
-    assert [trouble for _, trouble in again.verify()] == [None, None]
+    assert not any(trouble for _, trouble in again.verify())
     file = folder / manifest["segments"][0]["file"]
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 1
