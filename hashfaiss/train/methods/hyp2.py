@@ -21,7 +21,7 @@ class HyP2(Method):
     p are learned proxies (classes, K); y says which images have which classes, s which images share a label. The
     threshold z = 1 - 2d/K is the cosine of two words of a linear code of ceil(log2 classes) dimensions that are its
     least distance d apart. The published code takes d from a table of best known codes; here it is that of
-    `linear_code`, the same for 100 classes at 16 and 32 bits, and may be less elsewhere.
+    `linear_code`, which may be less.
 
     A mean over no pairs is 0.
 
