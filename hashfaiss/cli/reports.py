@@ -6,6 +6,7 @@ from hashfaiss.cli.console import print_table, say
 from hashfaiss.evaluation.index_report import FEWEST_READ, IndexReport
 from hashfaiss.evaluation.neighbours import NeighbourReport
 from hashfaiss.evaluation.retrieval import RetrievalReport
+from hashfaiss.evaluation.unseen import UnseenReport
 
 NEIGHBOUR_RANKS = (50, 100, 200)
 
@@ -15,6 +16,8 @@ def print_report(report: IndexReport) -> None:
     _print_agreement(report)
     if report.retrieval is not None:
         _print_retrieval(report.retrieval)
+        if report.unseen is not None:
+            _print_unseen(report.unseen)
         if report.asymmetric is not None:
             rows = [
                 ("Hamming distance", f"{report.asymmetric.hamming:.4f}"),
@@ -68,6 +71,20 @@ def _print_retrieval(found: RetrievalReport) -> None:
         ),
     ]
     print_table(("Retrieval", f"{found.queries:,} queries, {found.items:,} images, {found.bits} bits"), rows)
+
+
+def _print_unseen(found: UnseenReport) -> None:
+    sides = found.seen, found.unseen
+    cutoff = "ALL" if found.seen.cutoff is None else str(found.seen.cutoff)
+    rows = [
+        ("queries", *(f"{side.queries:,}" for side in sides)),
+        (f"mAP@{cutoff}", *(f"{side.mean_average_precision:.4f}" for side in sides)),
+        *((f"P@{n}", f"{value:.4f}", f"{sides[1].precision_at[n]:.4f}") for n, value in sides[0].precision_at.items()),
+        ("P@H<=2", *(f"{side.precision_within_2:.4f}" for side in sides)),
+    ]
+    print_table(("queries of classes that were", "trained on", "never seen"), rows)
+    say(f"Not trained on: {', '.join(found.classes)}")
+    say()
 
 
 def _print_neighbours(found: NeighbourReport | None) -> None:

@@ -125,6 +125,7 @@ def split(
     cache: Annotated[Path | None, typer.Option("--cache", help="For CIFAR-10's images; default: --out.")] = None,
     protocol: Annotated[str | None, typer.Option(help="Default: the data set's, or cifar10-1.")] = None,
     seed: Annotated[int, typer.Option(help="Of the draw.")] = 0,
+    unseen: Annotated[int, typer.Option(help="Classes to hold out from training, drawn by the seed.")] = 0,
 ) -> None:
     """Draw a protocol's queries, training images and database, and write them as lists for --labels.
 
@@ -139,7 +140,8 @@ def split(
     coco         5,000          10,000         all but the queries            5,000
     random:query=500,train=2000,cutoff=100 draws so many of any set.
 
-    Examples:
+    With --unseen 3, three classes stay in queries and database, and no training image has them: `evaluate` and
+    `reproduce` then tell queries of either kind apart. Examples:
 
     \b
         hashfaiss split --images cifar10/ --protocol cifar10-1 --out cifar10/split
@@ -158,17 +160,19 @@ def split(
         listed = labelled_images(images, labels, missing=missing)
         if missing:
             note(f"{len(missing):,} listed images left out: no such file, as {shown_path(missing[0])}")
-        facts = make_split(listed, protocol, seed, out, images).facts
+        facts = make_split(listed, protocol, seed, out, images, unseen=unseen).facts
     else:
         found = read_dataset(str(dataset), str(data), cache or out)
         for reason, count in found.facts["left_out"].items():
             note(f"{count:,} images left out: {reason}")
-        facts = split_dataset(found, protocol, seed, out).facts
+        facts = split_dataset(found, protocol, seed, out, unseen).facts
         note(f"the lists are of --images {shown_path(str(found.folder))}")
     for name, count in facts["counts"].items():
         say(f"{name:8} {count:7,} images  sha256 {facts['sha256'][name]}")
     say(f"{facts['protocol']}, seed {seed}, mAP@{'ALL' if facts['cutoff'] is None else format(facts['cutoff'], ',')}")
     say(leak_sentence(facts))
+    if unseen:
+        say(f"not trained on: {', '.join(facts['unseen'])}")
 
 
 @app.command()
@@ -195,6 +199,10 @@ def reproduce(
         str | None,
         typer.Option("--seeds", help="How many, or which: 3 is 0,1,2; default: the table's, mostly 1."),
     ] = None,
+    rates: Annotated[
+        str | None,
+        typer.Option("--rates", help="Learning rates to choose from on validation images, such as 3e-5,1e-4,3e-4."),
+    ] = None,
     select: Annotated[str, typer.Option(help="Best epoch by validation, or on-queries.")] = "validation",
     protocol: Annotated[str | None, typer.Option(help="See `hashfaiss split`; default: the data set's.")] = None,
     split_seed: Annotated[int, typer.Option("--seed-of-split", help="Of the protocol's draw.")] = 0,
@@ -212,7 +220,7 @@ def reproduce(
         hashfaiss reproduce dhida-table3 --dataset cifar10 --data cifar10/ --bits 16 --methods dhida,dbdh --out table3/
     """
     from hashfaiss.cli.console import bar, note, say, shown_path, training_bar
-    from hashfaiss.experiments.reproduce import ReproduceOptions, listed, numbers, seeds_of
+    from hashfaiss.experiments.reproduce import ReproduceOptions, listed, numbers, rates_of, seeds_of
     from hashfaiss.experiments.reproduce import reproduce as reproduce_table
     from hashfaiss.experiments.runs import Display
 
@@ -229,6 +237,7 @@ def reproduce(
         split=split,
         cutoff=cutoff,
         select=select,  # type: ignore[arg-type]
+        rates=None if rates is None else rates_of(rates),
         settings=settings,
     )
     result = reproduce_table(options, Display(note, training_bar, bar))

@@ -91,15 +91,17 @@ def read_dataset(name: str, folder: str | os.PathLike[str], cache: str | os.Path
     return DATASETS[name](name, root, None if cache is None else Path(os.path.abspath(cache)))
 
 
-def split_dataset(dataset: Dataset, protocol: str | None, seed: int, out_folder: str | os.PathLike[str]) -> Split:
+def split_dataset(
+    dataset: Dataset, protocol: str | None, seed: int, out_folder: str | os.PathLike[str], unseen: int = 0
+) -> Split:
     """`make_split` of a data set, by the protocol given or by its usual one; `split.json` also holds its facts.
 
     Raises:
-        ArgumentError: no such protocol, one of another data set, or a negative seed.
+        ArgumentError: no such protocol, or one of another data set; as `make_split`.
         LabelError, TrainingError: as `make_split`.
     """
     name = protocol_for(dataset.name, protocol)
-    return make_split(dataset.images, name, seed, out_folder, dataset.folder, dataset.facts)
+    return make_split(dataset.images, name, seed, out_folder, dataset.folder, dataset.facts, unseen)
 
 
 def _dataset(

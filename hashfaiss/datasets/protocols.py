@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hashfaiss.datasets.draws import ENCODING, Image, Protocol, draw
+from hashfaiss.datasets.draws import ENCODING, Image, Protocol, draw, hash_order
 from hashfaiss.errors import ArgumentError, LabelError, TrainingError
 from hashfaiss.files import write_atomic
 from hashfaiss.images.labels import read_label_file
@@ -128,6 +128,7 @@ def make_split(
     out_folder: str | os.PathLike[str],
     images_folder: str | os.PathLike[str] | None = None,
     source: Mapping[str, Any] | None = None,
+    unseen: int = 0,
 ) -> Split:
     """Draw a split and write its lists.
 
@@ -139,9 +140,11 @@ def make_split(
         out_folder: made where it is missing.
         images_folder: what the written paths are relative to; None writes them as they are given.
         source: about the images, kept in `split.json`, such as `Dataset.facts`.
+        unseen: so many classes, drawn by the seed, are held out from training: no image of theirs is a training image.
+            They are drawn after all else, so that queries and database are the same without it.
 
     Raises:
-        ArgumentError: no such protocol, or a negative seed.
+        ArgumentError: no such protocol, a negative seed, or an `unseen` that leaves fewer than two classes to train on.
         LabelError: too few images, of all or of a class; an image listed twice; an image with no label, or with several
             where the protocol allows one; a label that the lists cannot hold. Nothing is written then.
         TrainingError: the lists cannot be written.
@@ -153,12 +156,14 @@ def make_split(
     named = sorted((_relative(path, home), tuple(labels)) for path, labels in images)
     _check_images(named)
     parts = dict(zip(LISTS, draw(named, plan, protocol, seed), strict=True))
+    held_out = _hold_out(parts, unseen, seed)
     lists = {name: _as_csv(part) for name, part in parts.items()}
     facts: dict[str, Any] = {
         "protocol": protocol,
         "seed": seed,
         "cutoff": plan.cutoff,
         **({"source": dict(source)} if source else {}),
+        **({"unseen": held_out} if held_out else {}),
         **_counted(parts, {name: hashlib.sha256(data).hexdigest() for name, data in lists.items()}),
     }
     folder = Path(out_folder)
@@ -238,6 +243,23 @@ def leak_sentence(facts: Mapping[str, Any]) -> str:
         ]
     told.append(f"training images outside the database: {leaks['train_outside_database']:,}")
     return f"leaks: {'; '.join(told)}"
+
+
+def _hold_out(parts: dict[str, list[Image]], unseen: int, seed: int) -> list[str]:
+    """Draw the classes that are not trained on, and take their images out of the training images. Returns them."""
+    if not unseen:
+        return []
+    classes = sorted({label for _, labels in parts["train"] for label in labels})
+    if not 0 < unseen <= len(classes) - 2:
+        raise ArgumentError(
+            f"unseen is {unseen}, and the training images have {len(classes):,} classes, of which two must be left: "
+            f"give 0 to {max(0, len(classes) - 2):,}"
+        )
+    held_out = sorted(sorted(classes, key=lambda label: hash_order(label, seed))[:unseen])
+    parts["train"] = [image for image in parts["train"] if not set(held_out) & set(image[1])]
+    if not parts["train"]:
+        raise ArgumentError(f"no training image is without the classes {', '.join(held_out)}: give a smaller unseen")
+    return held_out
 
 
 def _counted(parts: Mapping[str, list[Image]], sha256: dict[str, str]) -> dict[str, Any]:

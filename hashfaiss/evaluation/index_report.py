@@ -28,6 +28,7 @@ from hashfaiss.evaluation.plots import (
 )
 from hashfaiss.evaluation.ranking import Database
 from hashfaiss.evaluation.retrieval import MeanNorm, RetrievalReport, evaluate_retrieval
+from hashfaiss.evaluation.unseen import UnseenReport, by_training
 
 if TYPE_CHECKING:
     from hashfaiss.library.image_index import ImageIndex
@@ -60,6 +61,8 @@ class IndexReport:
             `albums`; None with labels, for an index in memory, and where its encoder or all but 2 of its images are
             gone or altered.
         albums: the index's own images asked, and its encoder learned from no labels: theirs may be names of albums.
+        unseen: retrieval by queries of classes that the encoder was trained on, and by those of others; None where
+            there are none of either kind.
     """
 
     kind: str
@@ -74,6 +77,7 @@ class IndexReport:
     asymmetric: AsymmetricReport | None = None
     neighbours: NeighbourReport | None = None
     albums: bool = False
+    unseen: UnseenReport | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The report ready for JSON."""
@@ -90,6 +94,7 @@ class IndexReport:
             "asymmetric": self.asymmetric.to_dict() if self.asymmetric else None,
             "neighbours": self.neighbours.to_dict() if self.neighbours else None,
             "albums": self.albums,
+            "unseen": self.unseen.to_dict() if self.unseen else None,
         }
 
     def plot(self, folder: str | os.PathLike[str]) -> list[Path]:
@@ -182,6 +187,7 @@ def evaluate_index(
         asymmetric=asymmetric,
         neighbours=neighbours,
         albums=albums,
+        unseen=None if retrieval is None else _unseen(index, asked, codes, image_labels, cutoff, norm),
     )
 
 
@@ -256,6 +262,36 @@ def _by_labels(
         assert norm != "kept"  # refused where it was asked for
         asymmetric = evaluate_asymmetric(asked.outputs, asked.labels, database, cutoff, norm)
     return retrieval, asymmetric
+
+
+def _unseen(
+    index: ImageIndex, asked: _Queries, codes: Codes, labels: list[Labels], cutoff: int | None, norm: MeanNorm
+) -> UnseenReport | None:
+    """Retrieval by queries of classes that were trained on and of others; None where there are none of either kind."""
+    try:
+        trained = index.encoder.labels
+    except CorruptIndexError:  # all else can be said without it
+        return None
+    seen, unseen, classes = by_training(asked.labels, trained)
+    if not len(seen) or not len(unseen):
+        return None
+    device = "cpu" if asked.rows is not None else str(index.encoder.device)
+    found = [
+        evaluate_retrieval(
+            asked.codes[rows],
+            [asked.labels[row] for row in rows.tolist()],
+            codes,
+            labels,
+            index.bits,
+            cutoff,
+            norm,
+            leave_out=None if asked.rows is None else asked.rows[rows],
+            device=device,
+            by_id=False,
+        )
+        for rows in (seen, unseen)
+    ]
+    return UnseenReport(classes, *found)
 
 
 def _learned_no_labels(index: ImageIndex) -> bool:

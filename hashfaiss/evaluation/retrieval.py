@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -39,6 +39,7 @@ class RetrievalReport:
         ranks, precision_by_rank, recall_by_rank: the other precision-recall curve, over the first N items.
         precision_within_2: P@H<=2; an empty ball counts 0.
         empty_balls: share of queries with no item at distance <= 2.
+        average_precisions: tie-aware AP@R of each query, which mAP is the mean of; not in `to_dict`.
     """
 
     queries: int
@@ -60,6 +61,7 @@ class RetrievalReport:
     recall_by_rank: list[float]
     precision_within_2: float
     empty_balls: float
+    average_precisions: tuple[float, ...] = field(repr=False)
 
     def to_dict(self) -> dict[str, Any]:
         """The report ready for JSON: N as text where it is a key."""
@@ -67,7 +69,9 @@ class RetrievalReport:
             name: {str(rank): value for rank, value in getattr(self, name).items()}
             for name in ("precision_at", "recall_at")
         }
-        return asdict(self) | by_rank
+        found = asdict(self) | by_rank
+        del found["average_precisions"]
+        return found
 
 
 def evaluate_retrieval(
@@ -129,6 +133,7 @@ def evaluate_retrieval(
         recall_by_rank=by_rank[1].tolist(),
         precision_within_2=within,
         empty_balls=empty,
+        average_precisions=tuple(values.tolist()),
     )
 
 

@@ -86,6 +86,7 @@ class Plan:
         folder: where it lives.
         options, settings: of its training.
         identity: all that decides what comes out, as JSON has it.
+        rates: learning rates of which the best on validation images is taken; none for the settings' own.
         differs: setting, or "option NAME" → (the recipe's value, this run's), of all in which they are not the same.
     """
 
@@ -97,6 +98,7 @@ class Plan:
     settings: Settings
     identity: dict[str, Any]
     differs: dict[str, tuple[Any, Any]]
+    rates: tuple[float, ...] = ()
 
     @property
     def name(self) -> str:
@@ -133,11 +135,31 @@ def plan_run(table: Table, row: Row, bits: int, seed: int, out: Path, data: Data
     own = {name: overrides[name] for name in ("device", "select") if name in overrides}
     differs = differences(row.method, data.dataset, settings, {**fixed, **own})
     identity = _identity(settings, data)
+    rates = _rates(table, row, settings, overrides)
+    if rates:
+        identity |= {"learning_rate": None, "rates": list(rates)}
+        own_rate = differs.pop("learning_rate", (settings.learning_rate,))[0]
+        shown = ", ".join(f"{rate:g}" for rate in rates)
+        differs["learning_rate"] = (own_rate, f"the best on validation images of {shown}")
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:DIGEST]
     folder = out / "runs" / f"{row.method}-{bits}-s{seed}-{digest}"
     options = dataclasses.replace(options, out=folder / "model.pt")
     settings = dataclasses.replace(settings, out=str(folder / "model.pt"))
-    return Plan(row, bits, seed, folder, options, settings, identity, differs)
+    return Plan(row, bits, seed, folder, options, settings, identity, differs, rates)
+
+
+def _rates(table: Table, row: Row, settings: Settings, overrides: Mapping[str, Any]) -> tuple[float, ...]:
+    """The learning rates that a row chooses from; ArgumentError where there is nothing to choose them by."""
+    if not table.rates or "learning_rate" in idle_settings(method_class(row.method)):
+        return ()
+    if "learning_rate" in overrides:
+        raise ArgumentError("both learning_rate and rates were given: rates are chosen from, leave one of them out")
+    if settings.select == "on-queries" or not settings.validation:
+        raise ArgumentError(
+            "rates are chosen on validation images, never on the queries: give select='validation' and a validation "
+            "share above 0, or leave rates out"
+        )
+    return table.rates
 
 
 def differences(

@@ -5,6 +5,7 @@ Cut off at any point, the same call carries on: finished runs are not trained ag
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from hashfaiss.errors import ArgumentError, DivergedError, HashfaissError, Train
 from hashfaiss.experiments.plans import RESULT, Data, Plan, plan_run, read_result
 from hashfaiss.experiments.runs import Display, carry_out
 from hashfaiss.experiments.table_files import write_table
-from hashfaiss.experiments.tables import Row, Table, load_table
+from hashfaiss.experiments.tables import Row, Table, check_rates, load_table
 from hashfaiss.train.options import Select
 
 
@@ -42,6 +43,14 @@ def numbers(name: str, text: str) -> list[int]:
     return [int(part) for part in parts]
 
 
+def rates_of(text: str) -> list[float]:
+    """The numbers of "3e-5,1e-4"; ArgumentError for what are none."""
+    try:
+        return [float(part) for part in listed(text)]
+    except ValueError:
+        raise ArgumentError(f"--rates is {text!r}: give numbers separated by commas, such as 3e-5,1e-4,3e-4") from None
+
+
 def seeds_of(text: str) -> list[int]:
     """ "3" is three seeds, 0, 1 and 2; "0,2" are these two, and "2," is this one."""
     found = numbers("--seeds", text)
@@ -63,6 +72,7 @@ class ReproduceOptions:
         split: folder of a split that exists, instead.
         cutoff: R of mAP@R.
         select: the best epoch by "validation" or "on-queries", see `TrainOptions`.
+        rates: learning rates that each trained row chooses from on its validation images.
         settings: fields of `TrainOptions` for all rows alike; "weights" may be `resnet18=FILE,alexnet=none`.
     """
 
@@ -78,6 +88,7 @@ class ReproduceOptions:
     split: str | os.PathLike[str] | None = None
     cutoff: int | None = None
     select: Select = "validation"
+    rates: Sequence[float] | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -110,6 +121,8 @@ def reproduce(options: ReproduceOptions, display: Display | None = None) -> Repr
     """
     display = display or Display()
     table = load_table(options.table)
+    if options.rates is not None:
+        table = dataclasses.replace(table, rates=check_rates(options.rates, "rates"))
     rows = table.choose(options.methods)
     bits = [check_bits(value) for value in (table.bits if options.bits is None else dict.fromkeys(options.bits))]
     seeds = list(range(table.seeds)) if options.seeds is None else list(dict.fromkeys(options.seeds))

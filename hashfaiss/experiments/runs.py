@@ -9,7 +9,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,14 @@ from torch import Tensor
 
 import hashfaiss
 from hashfaiss.encoding.encoder import Encoder
-from hashfaiss.errors import CorruptIndexError, EncoderMismatchError, ImageError, LabelError, TrainingError
+from hashfaiss.errors import (
+    CorruptIndexError,
+    DivergedError,
+    EncoderMismatchError,
+    ImageError,
+    LabelError,
+    TrainingError,
+)
 from hashfaiss.evaluation.index_report import IndexReport, evaluate_index
 from hashfaiss.experiments.plans import RESULT, Data, Plan
 from hashfaiss.files import write_atomic
@@ -32,6 +39,7 @@ from hashfaiss.train.records import TrainResult, training_folder
 from hashfaiss.train.trainer import train
 
 TIMED_BATCH, WARM_UPS, TIMINGS = 64, 2, 7
+PLACES = 6  # of each query's average precision, as it is stored
 
 
 @contextmanager
@@ -92,8 +100,7 @@ def _carry_out(plan: Plan, data: Data, about: dict[str, Any], display: Display) 
     found = plan.stored()
     if found is not None:
         return found
-    with display.training() as progress:
-        trained = train(plan.options, resume=True, progress=progress, say=display.note)
+    trained, rates = _train(plan, display)
     encoder = Encoder.load(plan.options.out, plan.settings.device)
     folder = plan.folder / "index"
     index, built = _build(encoder, folder, data, display)
@@ -109,7 +116,7 @@ def _carry_out(plan: Plan, data: Data, about: dict[str, Any], display: Display) 
         "bits": plan.bits,
         "seed": plan.seed,
         "settings": plan.identity,
-        "training": _training(trained),
+        "training": _training(trained) | rates,
         **_evaluation(report),
         "database_skipped": len(built.skipped),
         "encode": encode_time(encoder, [str(data.images / path) for path, _ in data.split.query]),
@@ -118,9 +125,49 @@ def _carry_out(plan: Plan, data: Data, about: dict[str, Any], display: Display) 
     }
     write_atomic(plan.folder / RESULT, _as_json(result))
     shutil.rmtree(folder, ignore_errors=True)
+    if plan.rates:
+        shutil.rmtree(training_folder(plan.folder / "model.pt"), ignore_errors=True)
+        trained.folder.rename(training_folder(plan.folder / "model.pt"))
+        for rate in plan.rates:
+            shutil.rmtree(_rate_folder(plan, rate))
     (training_folder(plan.folder / "model.pt") / "state.pt").unlink(missing_ok=True)  # the largest file there
     stored: dict[str, Any] = json.loads((plan.folder / RESULT).read_bytes())
     return stored
+
+
+def _train(plan: Plan, display: Display) -> tuple[TrainResult, dict[str, Any]]:
+    """Train, at each of the plan's rates where it has some, and keep the model that is best on validation images.
+
+    Returns:
+        That training, and what `result.json` tells of the choice: the rate, and the score at each, None where it
+        diverged.
+    """
+    if not plan.rates:
+        with display.training() as progress:
+            return train(plan.options, resume=True, progress=progress, say=display.note), {}
+    scores: dict[float, float | None] = {}
+    trainings: dict[float, TrainResult] = {}
+    for rate in plan.rates:
+        folder = _rate_folder(plan, rate)
+        folder.mkdir(exist_ok=True)
+        options = replace(plan.options, learning_rate=rate, out=folder / "model.pt")
+        try:
+            with display.training() as progress:
+                trainings[rate] = train(options, resume=True, progress=progress, say=display.note)
+        except DivergedError as error:
+            display.note(f"{plan.name}, learning rate {rate:g}: {error}")
+        scores[rate] = trainings[rate].validation_score if rate in trainings else None
+    scored = {rate: score for rate, score in scores.items() if score is not None}
+    if not scored:
+        raise DivergedError(f"none of the learning rates {', '.join(f'{rate:g}' for rate in plan.rates)} was trained")
+    best = max(scored, key=lambda rate: scored[rate])
+    display.note(f"{plan.name}: learning rate {best:g}, of validation mAP {scored[best]:.4f}")
+    write_atomic(plan.folder / "model.pt", (_rate_folder(plan, best) / "model.pt").read_bytes())
+    return trainings[best], {"learning_rate": best, "rates": {f"{rate:g}": score for rate, score in scores.items()}}
+
+
+def _rate_folder(plan: Plan, rate: float) -> Path:
+    return plan.folder / f"rate-{rate:g}"
 
 
 def _build(encoder: Encoder, folder: Path, data: Data, display: Display) -> tuple[ImageIndex, BuildReport]:
@@ -186,7 +233,15 @@ def _evaluation(report: IndexReport) -> dict[str, Any]:
     found = report.to_dict()
     index = {name: found[name] for name in ("kind", "depth", "leaks")}
     index["skipped"] = len(report.skipped)
-    return {"index": index, **{name: found[name] for name in ("agreement", "retrieval", "health")}}
+    parts = {name: found[name] for name in ("agreement", "retrieval", "health")}
+    assert report.retrieval is not None
+    parts["average_precisions"] = [round(value, PLACES) for value in report.retrieval.average_precisions]
+    if report.unseen is not None:
+        parts["unseen"] = {"classes": list(report.unseen.classes)} | {
+            side: {"queries": one.queries, "mean_average_precision": one.mean_average_precision}
+            for side, one in (("seen", report.unseen.seen), ("unseen", report.unseen.unseen))
+        }
+    return {"index": index, **parts}
 
 
 def _machine(device: str) -> dict[str, Any]:

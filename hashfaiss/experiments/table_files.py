@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hashfaiss.datasets.protocols import leak_sentence
+from hashfaiss.experiments.comparison import Difference, in_words, leader
 from hashfaiss.experiments.figures import draw_figures
 from hashfaiss.experiments.tables import Table
 from hashfaiss.files import write_atomic
@@ -109,7 +110,7 @@ def _header(results: Sequence[Result]) -> str:
 
 
 def _main(results: Sequence[Result]) -> list[str]:
-    """mAP by row and bits, the paper's beside it, the best of each column in bold."""
+    """mAP by row and bits, the paper's beside it; in bold what is ahead of all others by more than chance."""
     by_cell = groups(results)
     bits = sorted({number for _, number in by_cell})
     rows = list(dict.fromkeys(row for row, _ in by_cell))
@@ -119,16 +120,16 @@ def _main(results: Sequence[Result]) -> list[str]:
     for number in bits:
         titles += [f"{number} bits", *(["paper"] if printed else [])]
     most = max(map(len, scores.values()))
+    ahead = {(first, number) for number, first, others in _leaders(results) if all(map(_told_apart, others.values()))}
     body = []
     for row in rows:
         cells = [row]
         for number in bits:
             values = scores.get((row, number), [])
-            best = max(statistics.fmean(other) for (_, n), other in scores.items() if n == number)
             shown = _spread(values, "{:.4f}")
             if values and len(values) < most:
                 shown += f" ({len(values)} of {most} seeds)"
-            if values and len(rows) > 1 and round(statistics.fmean(values), 4) == round(best, 4):
+            if (row, number) in ahead:
                 shown = f"**{shown}**"
             paper = by_cell[row, number][0]["paper"] if values else None
             cells += [shown, *(["-" if paper is None else f"{paper:.4f}"] if printed else [])]
@@ -136,9 +137,24 @@ def _main(results: Sequence[Result]) -> list[str]:
     return _grid(titles, body)
 
 
+def _leaders(results: Sequence[Result]) -> Iterable[tuple[int, str, dict[str, Difference | None]]]:
+    """(bits, row, its lead over each of the others) of each column that has two rows or more."""
+    by_cell = groups(results)
+    for number in sorted({bits for _, bits in by_cell}):
+        found = leader({row: runs for (row, bits), runs in by_cell.items() if bits == number})
+        if found is not None:
+            yield number, *found
+
+
+def _told_apart(difference: Difference | None) -> bool:
+    return difference is not None and difference.told_apart
+
+
 _DETAILS: tuple[tuple[str, Callable[[Result], float | None], str], ...] = (
     ("ties at their worst", lambda run: run["retrieval"]["pessimistic"], "{:.4f}"),
     ("at their best", lambda run: run["retrieval"]["optimistic"], "{:.4f}"),
+    ("mAP, seen classes", lambda run: _side(run, "seen"), "{:.4f}"),
+    ("mAP, unseen classes", lambda run: _side(run, "unseen"), "{:.4f}"),
     ("P@H<=2", lambda run: run["retrieval"]["precision_within_2"], "{:.4f}"),
     ("empty balls, %", lambda run: 100 * run["retrieval"]["empty_balls"], "{:.1f}"),
     ("encoding, ms/image", lambda run: run["encode"]["fastest"], "{:.2f}"),
@@ -146,20 +162,29 @@ _DETAILS: tuple[tuple[str, Callable[[Result], float | None], str], ...] = (
 )
 
 
+def _side(run: Result, side: str) -> float | None:
+    """mAP of the queries of classes that were trained on, or of the others, where they are told apart."""
+    return run["unseen"][side]["mean_average_precision"] if "unseen" in run else None
+
+
 def _details(results: Sequence[Result]) -> list[str]:
-    titles = ["Method", "bits", *(title for title, _, _ in _DETAILS), "best epoch", "FAISS = exact ranking"]
+    told = [entry for entry in _DETAILS if any(entry[1](run) is not None for run in results)]
+    titles = ["Method", "bits", *(title for title, _, _ in told), "best epoch", "FAISS = exact ranking"]
+    chosen = any("learning_rate" in run["training"] for run in results)
     body = []
     for (row, bits), runs in groups(results).items():
         cells = [row, str(bits)]
-        for _, read, form in _DETAILS:
+        for _, read, form in told:
             cells.append(_spread([value for value in map(read, runs) if value is not None], form))
         epochs = [run["training"] for run in runs]
         cells.append(
             ", ".join("-" if _is_shallow(runs[0]) else f"{one['best_epoch']}/{one['epochs']}" for one in epochs)
         )
         cells.append(_agreement(runs))
+        if chosen:
+            cells.append(", ".join(f"{one['learning_rate']:g}" if "learning_rate" in one else "-" for one in epochs))
         body.append(cells)
-    return _grid(titles, body)
+    return _grid(titles + (["learning rate"] if chosen else []), body)
 
 
 def _agreement(runs: Sequence[Result]) -> str:
@@ -179,9 +204,12 @@ def _notes(table: Table, results: Sequence[Result], left_out: Sequence[tuple[str
         drawn = f"split seed {split['seed']}, " if "seed" in split else ""
         hashes = ", ".join(f"{name} {digest[:12]}" for name, digest in split["sha256"].items())
         notes.append(f"{leak_sentence(split)} ({drawn}sha256 of the lists: {hashes})")
+        if "unseen" in results[0]:
+            notes.append(f"classes not trained on: {', '.join(results[0]['unseen']['classes'])}")
         seeds = sorted({result["seed"] for result in results})
         told = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
         notes.append(told + (": mean ± standard deviation over them" if len(seeds) > 1 else ""))
+        notes += _compared(results)
         notes += _differences(results)
         machines = {
             f"{run['machine']['device']}, {run['machine']['threads']} threads, torch {run['machine']['torch']}"
@@ -193,6 +221,17 @@ def _notes(table: Table, results: Sequence[Result], left_out: Sequence[tuple[str
             notes.append(f"{skipped:,} images could not be read and are left out")
     notes += [f"not in the table: {run}: {reason}" for run, reason in left_out]
     return ["", *(f"- {note}" for note in notes)] if notes else []
+
+
+def _compared(results: Sequence[Result]) -> list[str]:
+    """What the best of each column is ahead of, in words."""
+    told = [f"  - {in_words(*found)}" for found in _leaders(results)]
+    if not told:
+        return []
+    return [
+        "differences of mAP, paired by seed and query, with 95 % bootstrap intervals; bold is ahead of every other row "
+        "by more than that:\n" + "\n".join(told)
+    ]
 
 
 def _differences(results: Sequence[Result]) -> list[str]:

@@ -6,6 +6,7 @@ Tables are TOML files in `paper_tables/`; a file of one's own in the same form i
     source = "..."                      # where the paper's numbers are from
     bits = [16, 32]
     seeds = 3                           # how many, where the command does not say; default 1
+    rates = [3e-5, 1e-4, 3e-4]          # learning rates that each trained row chooses from on its validation images
     figures = ["convergence"]           # names in FIGURES
     settings.backbone = "resnet18"      # fields of TrainOptions, for all rows
 
@@ -74,6 +75,7 @@ class Table:
         seeds: how many, where the command does not say.
         figures: names in FIGURES.
         settings: fields of `TrainOptions` for all rows, over each method's recipe.
+        rates: learning rates that each trained row chooses from; none are each row's own.
     """
 
     name: str
@@ -84,6 +86,7 @@ class Table:
     seeds: int = 1
     figures: tuple[str, ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)
+    rates: tuple[float, ...] = ()
 
     def paper(self, row: Row, dataset: str | None, bits: int) -> float | None:
         """The paper's number, or None where there is none."""
@@ -147,7 +150,7 @@ def _parse(name: str, text: str) -> Table:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ArgumentError(f"the table {name!r} is not TOML: {error}") from None
-    _known(values, {"title", "source", "bits", "seeds", "figures", "settings", "rows"}, f"the table {name!r}")
+    _known(values, {"title", "source", "bits", "seeds", "figures", "settings", "rates", "rows"}, f"the table {name!r}")
     bits = values.get("bits")
     entries = values.get("rows")
     if not isinstance(bits, list) or not bits or not isinstance(entries, list) or not entries:
@@ -173,7 +176,16 @@ def _parse(name: str, text: str) -> Table:
         seeds=seeds,
         figures=tuple(figures),
         settings=_settings(values.get("settings", {}), f"the table {name!r}"),
+        rates=check_rates(values.get("rates", []), f"the table {name!r} has rates"),
     )
+
+
+def check_rates(values: Any, what: str) -> tuple[float, ...]:
+    """Learning rates in ascending order, each once; ArgumentError, which begins with `what`, for what are none."""
+    good = isinstance(values, (list, tuple)) and all(_is_number(value) and 0 < value < math.inf for value in values)
+    if not good or len(set(values)) != len(values):
+        raise ArgumentError(f"{what} = {values!r}: give different numbers above 0, such as [3e-5, 1e-4, 3e-4]")
+    return tuple(sorted(float(value) for value in values))
 
 
 def _parse_row(table: str, entry: Any, columns: int) -> Row:

@@ -26,6 +26,7 @@ from hashfaiss.images.preprocessing import Preprocessing
 LabelledImages = Sequence[tuple[str, tuple[str, ...]]]
 Augment = Literal["none", "flip", "crop", "photo", "randaugment"]
 
+WITHOUT_MARGIN = {"none", "flip"}  # augmentations that cut nothing out
 MEMORY_BYTES = 4 << 30  # a decoded set beyond this lies in a temporary file
 DECODE_AHEAD = 1024
 HASHED_AT_ONCE = 64 << 20  # bytes
@@ -94,7 +95,7 @@ def load_training_data(
     held_out = split_validation([names for _, names in images], validation, seed)
     parts = [[image for image, out in zip(images, held_out, strict=True) if out is part] for part in (False, True)]
     skipped: list[tuple[str, str]] = []
-    training = _decode(parts[0], classes, preprocessing, not {"none", "flip"}.issuperset(augments), skipped, on_decoded)
+    training = _decode(parts[0], classes, preprocessing, not WITHOUT_MARGIN.issuperset(augments), skipped, on_decoded)
     held = _decode(parts[1], classes, preprocessing, False, skipped, on_decoded)
     if len(training) < 2:
         reason = f"; the first that cannot be read: {skipped[0][0]!r}, {skipped[0][1]}" if skipped else ""
@@ -180,7 +181,7 @@ def views_of(
     """
     plain = preprocessing.within_margin(images)
     views = [
-        augment_batch(plain if kind in ("none", "flip") else images, kind, preprocessing.size, generator)
+        augment_batch(plain if kind in WITHOUT_MARGIN else images, kind, preprocessing.size, generator)
         for kind in kinds
     ]
     return torch.cat(views) if len(views) > 1 else views[0]

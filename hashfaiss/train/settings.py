@@ -168,9 +168,8 @@ def settle(options: TrainOptions) -> Settings:
 
 def _check_idle(options: TrainOptions, kind: type[Method] | type[Shallow], default: str) -> None:
     """Refuse a setting that would change nothing, and its user not know."""
-    idle = {name for name in idle_settings(kind) if getattr(options, name) is not None}
     if issubclass(kind, Shallow):
-        for name in idle:
+        for name in _given(options, TRAINED_ONLY):
             raise ArgumentError(
                 f"{name}={getattr(options, name)!r} is a setting of networks that are trained, and "
                 f"{options.method!r} is fitted once on the features of one that stays as it is: leave it out"
@@ -186,7 +185,7 @@ def _check_idle(options: TrainOptions, kind: type[Method] | type[Shallow], defau
             f"{options.method!r} takes one; leave it out"
         )
     if issubclass(kind, SteppingMethod):
-        for name in idle - {"strong_augment"}:
+        for name in _given(options, OPTIMISER_ONLY):
             raise ArgumentError(
                 f"{name}={getattr(options, name)!r} is a setting of the trainer's optimiser, and {options.method!r} "
                 "takes its own steps: leave it out, or see its options"
@@ -200,6 +199,10 @@ def _check_idle(options: TrainOptions, kind: type[Method] | type[Shallow], defau
                 f"{name}={getattr(options, name)!r} is a setting of the network {owner!r}, and "
                 f"{options.method!r} trains {network!r}: give network={owner!r} too"
             )
+
+
+def _given(options: TrainOptions, names: set[str]) -> list[str]:
+    return [name for name in sorted(names) if getattr(options, name) is not None]
 
 
 def idle_settings(kind: type[Method] | type[Shallow]) -> set[str]:

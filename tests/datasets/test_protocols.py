@@ -418,3 +418,34 @@ def test_leaks_are_told_in_one_line(tmp_path: Path) -> None:
         "2 of 2 queries in the database (each finds itself); 0 of 2 queries in the training set; tr"
         in leak_sentence(read_split(tmp_path / "y").facts)
     )
+
+
+def test_classes_may_be_held_out_from_training(tmp_path: Path) -> None:
+    images = [image for image in CIFAR if int(image[0][-8:-4]) < 600]
+    whole, held = (make_split(images, "cifar10-1", 5, tmp_path / str(n), "/photos", unseen=n) for n in (0, 3))
+    unseen = held.facts["unseen"]
+    assert len(set(unseen)) == 3
+    assert (held.query, held.database) == (whole.query, whole.database)
+    assert held.train == [image for image in whole.train if image[1][0] not in unseen]
+    assert held.facts["counts"]["train"] == len(held.train) == 7 * 500
+    assert read_split(held.folder).facts["unseen"] == unseen
+    assert "unseen" not in whole.facts
+    assert make_split(images, "cifar10-1", 5, tmp_path / "again", "/photos", unseen=3).facts == held.facts
+
+
+def test_an_image_of_a_held_out_class_and_another_is_not_trained_on(tmp_path: Path) -> None:
+    labels = [("a",), ("b",), ("c",), ("a", "b"), ("b", "c"), ("a", "c")]
+    images = [(f"{n:03}.jpg", labels[n % 6]) for n in range(60)]
+    split = make_split(images, "random:query=6", 1, tmp_path, unseen=1)
+    (unseen,) = split.facts["unseen"]
+    assert {names for _, names in split.train} == {names for names in labels if unseen not in names}
+    assert any(unseen in names for _, names in split.database)
+
+
+@pytest.mark.parametrize("unseen", [-1, 1, 2])
+def test_two_classes_must_be_left_to_train_on(unseen: int, tmp_path: Path) -> None:
+    with pytest.raises(
+        ArgumentError, match=rf"unseen is {unseen}, and the training images have 2 classes.*give 0 to 0"
+    ):
+        make_split(SOME, "cifar10", 0, tmp_path, "/photos", unseen=unseen)
+    assert not list(tmp_path.iterdir())

@@ -3,91 +3,24 @@
 from __future__ import annotations
 
 import csv
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from reproductions import TABLE, run_of, stored
 from typer.testing import CliRunner
 
 import hashfaiss.experiments.runs as runs
 from hashfaiss.cli import app
-from hashfaiss.datasets.protocols import make_split
 from hashfaiss.encoding.encoder import Encoder
 from hashfaiss.errors import ArgumentError, TrainingError
 from hashfaiss.evaluation.index_report import evaluate_index
-from hashfaiss.experiments.reproduce import ReproduceOptions, Reproduction, listed, numbers, reproduce, seeds_of
-from hashfaiss.experiments.runs import Display
-from hashfaiss.images.labels import labelled_images
+from hashfaiss.experiments.reproduce import (
+    listed,
+    numbers,
+    seeds_of,
+)
 from hashfaiss.library.image_index import ImageIndex
-
-TABLE = """
-title = "Two rows"
-source = "A test"
-bits = [8]
-figures = ["convergence"]
-settings.backbone = "resnet-small"
-[[rows]]
-name = "DHIDA"
-method = "dhida"
-settings.attention = "none"
-[[rows]]
-name = "ITQ"
-method = "itq"
-"""
-SETTINGS = {"weights": "none", "size": 16, "epochs": 1, "batch": 8, "device": "cpu"}
-
-
-@pytest.fixture
-def table(tmp_path: Path) -> Path:
-    file = tmp_path / "two.toml"
-    file.write_text(TABLE)
-    return file
-
-
-@pytest.fixture
-def split(tmp_path: Path, many_photos: Path) -> Path:
-    make_split(labelled_images(many_photos), "random:query=6,train=30", 0, tmp_path / "lists", many_photos)
-    return tmp_path / "lists"
-
-
-@pytest.fixture
-def many_photos(tmp_path: Path) -> Path:
-    """Three classes of 20 images of noise around a colour."""
-    import numpy as np
-    from PIL import Image
-
-    random = np.random.default_rng(0)
-    for place, name in enumerate(("bird", "cat", "dog")):
-        (tmp_path / "images" / name).mkdir(parents=True)
-        for number in range(20):
-            pixels = random.integers(0, 120, (16, 16, 3)) + 120 * np.eye(3, dtype=int)[place]
-            Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "images" / name / f"{number:02d}.png")
-    return tmp_path / "images"
-
-
-@pytest.fixture
-def make(table: Path, split: Path, many_photos: Path, tmp_path: Path) -> Any:
-    """Reproduce the table; returns what came of it and what was told."""
-
-    def run(settings: dict[str, Any] | None = None, **other: Any) -> tuple[Reproduction, list[str]]:
-        told: list[str] = []
-        asked = {"table": table, "data": many_photos, "out": tmp_path / "out", "split": split, **other}
-        options = ReproduceOptions(**asked, settings={**SETTINGS, **(settings or {})})
-        return reproduce(options, Display(told.append)), told
-
-    return run
-
-
-def run_of(out: Path, method: str) -> Path:
-    """The folder of the only run of a method."""
-    (found,) = (out / "runs").glob(f"{method}-8-s0-*")
-    return found
-
-
-def stored(tmp_path: Path, method: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((run_of(tmp_path / "out", method) / "result.json").read_bytes())
-    return found
 
 
 @pytest.mark.slow
@@ -118,6 +51,9 @@ def test_table_is_what_the_runs_measured(make: Any, tmp_path: Path, split: Path,
         report = evaluate_index(index, many_photos, split / "query.csv")
         assert report.retrieval is not None
         assert report.retrieval.mean_average_precision == found
+        assert stored(tmp_path, method)["average_precisions"] == pytest.approx(
+            report.retrieval.average_precisions, abs=1e-6
+        )
         assert (report.retrieval.queries, report.retrieval.items) == (6, 54)
     assert stored(tmp_path, "dhida")["agreement"]["ids_equal"] == 1.0
     assert "epochs: 1 instead of 150" in text

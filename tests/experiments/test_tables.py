@@ -61,6 +61,7 @@ def result(row: str = "DHIDA", bits: int = 8, seed: int = 0, score: float = 0.25
         "differs": {"epochs": [150, 2]},
         "training": {"seconds": 3.0, "best_epoch": 2, "epochs": 2, "skipped": 0},
         "retrieval": retrieval,
+        "average_precisions": [score] * 9,
         "agreement": {"queries": 9, "right_ids": 9, "false_certificates": 0},
         "index": {"depth": 40, "skipped": 0},
         "database_skipped": 0,
@@ -194,7 +195,9 @@ def test_markdown_shows_spread_paper_and_best(pair: Table) -> None:
     ]
     text = markdown(pair, results, [("ITQ, 16 bits", "it cannot be")], "digits, split")
     assert cells(text, "Method") == ["Method", "8 bits", "paper", "16 bits", "paper"]
-    assert cells(text, "DHIDA") == ["DHIDA", "**0.5000 ± 0.3536**", "0.5000", "**0.9000 (1 of 2 seeds)**", "-"]
+    assert cells(text, "DHIDA") == ["DHIDA", "**0.5000 ± 0.3536**", "0.5000", "0.9000 (1 of 2 seeds)", "-"]
+    assert "  - 8 bits: DHIDA is ahead of all others, of ITQ by +0.1250 (+0.1250 to +0.1250)" in text
+    assert "- 16 bits: DHIDA" not in text
     assert cells(text, "ITQ") == ["ITQ", "0.1250 (1 of 2 seeds)", "-", "-", "-"]
     worst_to_epoch = ["0.4000 ± 0.3536", "0.6000 ± 0.3536", "0.1250 ± 0.0000", "50.0 ± 0.0", "1.25 ± 0.00", "3 ± 0"]
     assert cells(text, "DHIDA", 1) == ["DHIDA", "8", *worst_to_epoch, "2/2, 2/2", "18 of 18 queries, 40 ranks"]
@@ -239,3 +242,21 @@ def test_figures_are_drawn_of_what_there_is(tmp_path: Path) -> None:
     assert all(file.read_bytes().startswith(b"\x89PNG") for file in files)
     # one length is bars, and shallow methods do not converge
     assert len(draw_figures(tmp_path / "one", ("radius-2", "convergence"), [result(row="ITQ")])) == 1
+
+
+def test_classes_never_seen_have_a_column_of_their_own(pair: Table) -> None:
+    sides = {
+        "classes": ["dog", "frog"],
+        "seen": {"queries": 5, "mean_average_precision": 0.75},
+        "unseen": {"queries": 4, "mean_average_precision": 0.125},
+    }
+    told = markdown(pair, [result(unseen=sides), result("ITQ", unseen=sides)], [], "data")
+    titles, cells = (
+        [cell.strip() for cell in line.split("|")]
+        for line in told.splitlines()
+        if "unseen classes" in line or (line.startswith("| ITQ") and "0.7500" in line)
+    )
+    assert cells[titles.index("mAP, seen classes")] == "0.7500"
+    assert cells[titles.index("mAP, unseen classes")] == "0.1250"
+    assert "- classes not trained on: dog, frog" in told
+    assert "unseen" not in markdown(pair, [result()], [], "data")

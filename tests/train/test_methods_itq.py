@@ -16,6 +16,7 @@ from hashfaiss.train.methods import rotation
 from hashfaiss.train.methods.cca_itq import CCAITQ, canonical_directions
 from hashfaiss.train.methods.itq import ITQ
 from hashfaiss.train.methods.lsh import LSH
+from hashfaiss.train.methods.pca_rr import PCARR
 from hashfaiss.train.methods.rotation import find_rotation, mean_and_covariance
 
 
@@ -245,3 +246,19 @@ def test_cca_itq_is_solved_with_fewer_images_than_features() -> None:
     tensors = CCAITQ(labels, 3).fit(features, generator())
     assert all(tensor.isfinite().all() for tensor in tensors.values())
     assert len(np.unique(signs(outputs(tensors, features)), axis=0)) == 4
+
+
+# PCA-RR
+
+
+def test_pca_rr_turns_the_principal_directions_at_random() -> None:
+    features, labels = clusters(300, 20, 4, seed=2)
+    one, two = (PCARR(labels, 6).fit(features, generator(seed)) for seed in (0, 1))
+    x = features.double().numpy()
+    np.testing.assert_allclose(one["mean"].numpy(), x.mean(axis=0))
+    principal = np.linalg.eigh(np.cov(x.T))[1][:, -6:]
+    for tensors in (one, two):
+        projection = tensors["projection"].numpy()
+        np.testing.assert_allclose(projection.T @ projection, np.eye(6), atol=1e-9)
+        np.testing.assert_allclose(projection @ projection.T, principal @ principal.T, atol=1e-9)
+    assert not np.allclose(one["projection"], two["projection"], atol=0.1)

@@ -15,23 +15,29 @@ from torch import Tensor
 from hashfaiss.errors import ArgumentError
 from hashfaiss.train.methods.adsh import ADSH
 from hashfaiss.train.methods.cca_itq import CCAITQ
+from hashfaiss.train.methods.crh import CRH
 from hashfaiss.train.methods.csq import CSQ
 from hashfaiss.train.methods.dath import DATH
 from hashfaiss.train.methods.dbdh import DBDH
 from hashfaiss.train.methods.dfh import DFH
+from hashfaiss.train.methods.dhd import DHD
 from hashfaiss.train.methods.dhida import DHIDA
 from hashfaiss.train.methods.dhn import DHN
+from hashfaiss.train.methods.dpn import DPN
 from hashfaiss.train.methods.dpsh import DPSH
 from hashfaiss.train.methods.dsdh import DSDH
 from hashfaiss.train.methods.dsh import DSH
 from hashfaiss.train.methods.dtsh import DTSH
 from hashfaiss.train.methods.gah import GAH
 from hashfaiss.train.methods.hashnet import HashNet
+from hashfaiss.train.methods.hyp2 import HyP2
 from hashfaiss.train.methods.idhn import IDHN
 from hashfaiss.train.methods.itq import ITQ
 from hashfaiss.train.methods.lcdsh import LCDSH
 from hashfaiss.train.methods.lsh import LSH
 from hashfaiss.train.methods.method import About, Method, Shallow, SteppingMethod
+from hashfaiss.train.methods.orthohash import OrthoHash
+from hashfaiss.train.methods.pca_rr import PCARR
 from hashfaiss.train.methods.sdh import SDH
 
 __all__ = ["METHODS", "About", "Method", "Shallow", "SteppingMethod", "build_method", "method_class", "method_defaults"]
@@ -40,19 +46,25 @@ METHODS: dict[str, type[Method] | type[Shallow]] = {
     "dhida": DHIDA,
     "dath": DATH,
     "adsh": ADSH,
+    "crh": CRH,
     "csq": CSQ,
     "dbdh": DBDH,
     "dfh": DFH,
+    "dhd": DHD,
     "dhn": DHN,
+    "dpn": DPN,
     "dpsh": DPSH,
     "dsdh": DSDH,
     "dsh": DSH,
     "dtsh": DTSH,
     "gah": GAH,
     "hashnet": HashNet,
+    "hyp2": HyP2,
     "idhn": IDHN,
     "lcdsh": LCDSH,
+    "orthohash": OrthoHash,
     "lsh": LSH,
+    "pca-rr": PCARR,
     "itq": ITQ,
     "cca-itq": CCAITQ,
     "sdh": SDH,
