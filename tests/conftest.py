@@ -32,12 +32,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def as_asked(request: pytest.FixtureRequest) -> Iterator[None]:
+def as_asked(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """In one thread, because networks this small are slower in several, the more so on a busy machine."""
     threads = torch.get_num_threads()
     torch.set_num_threads(request.config.getoption("--threads"))
     forced = request.config.getoption("--precision")
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         if forced:
             patch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": forced == "bfloat16"}, raising=False)
         yield

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,10 @@ from torch import Tensor
 
 from hashfaiss.codes import pack_tensor
 from hashfaiss.encoding.encoder import Encoder
+from hashfaiss.encoding.engine import COMPILED_FROM
 from hashfaiss.encoding.items import Item
 from hashfaiss.encoding.pipeline import Given, Work, batched, encode_stream, one_thread_each
+from hashfaiss.encoding.precision import TIMED, computes_in_bfloat16
 from hashfaiss.errors import ArgumentError, HashfaissError
 from hashfaiss.images.decoding import read_image
 from hashfaiss.images.finding import find_images
@@ -43,7 +46,9 @@ class EncodingBench:
         images, size, bits, device, precision, workers: what ran.
         decode: reading, decoding and resizing alone, in as many threads.
         network: the network alone on ready batches, in the same precision, in as many threads.
-        float32: the same in float32.
+        engine: what computed it.
+        float32: the same by torch in float32.
+        engines: the network alone by each engine and precision that this machine computes in.
         pipeline: from files to codes.
         plain: the script everyone writes; None where not asked for.
         bound_ratio: pipeline / the slower of decode and network.
@@ -63,10 +68,12 @@ class EncodingBench:
     bits: int
     device: str
     precision: str
+    engine: str
     workers: int
     decode: float
     network: float
     float32: float
+    engines: dict[str, float]
     pipeline: float
     plain: float | None
     bound_ratio: float
@@ -97,17 +104,19 @@ def bench_encoding(
     with_plain: bool = True,
     memory: Sequence[int] = (),
     notice: Notice = lambda _: None,
+    engine: str = "auto",
 ) -> EncodingBench:
     """Measure encoding `count` images of a folder, spread evenly over it.
 
     Args:
+        engine: see `Encoder.load`.
         memory: numbers of images whose encoding, each in a new process, is watched for its peak memory.
         notice: told what is being measured.
 
     Raises:
         ArgumentError: a folder of too few images.
     """
-    encoder = Encoder.load(model, device, precision)
+    encoder = Encoder.load(model, device, precision, engine)
     if len(encoder.devices) > 1:
         raise ArgumentError(f"device is {device!r}: this measures one device")
     files = [Item(file) for file in find_images(images)]
@@ -116,15 +125,21 @@ def bench_encoding(
         raise ArgumentError(f"{what}: give {SINGLES} or more")
     some = spread(files, count)
     workers = torch.get_num_threads() if encoder.device.type == "cpu" else os.cpu_count() or 1
-    plain_encoder = Encoder.load(model, device, "float32")
+    plain_encoder = Encoder.load(model, device, "float32", "torch")
     ready = _ready(encoder, some)
-    rates: dict[str, list[float]] = {name: [] for name in ("decode", "network", "float32", "pipeline", "plain")}
+    _settle(encoder, ready)
+    others = _engines(model, encoder, ready)
+    rates: dict[str, list[float]] = {
+        name: [] for name in ("decode", "network", "float32", "pipeline", "plain", *others)
+    }
     for number in range(ROUNDS):
         notice(f"round {number + 1} of {ROUNDS}")
         rates["decode"].append(_decode(encoder, some, workers))
         rates["network"].append(_network(encoder, ready, len(some), workers))
         rates["pipeline"].append(_pipeline(encoder, some))
         rates["float32"].append(_network(plain_encoder, ready, len(some), workers))
+        for name, other in others.items():
+            rates[name].append(_network(other, ready, len(some), workers))
         if with_plain:
             rates["plain"].append(_plain(model, images, len(some)))
     decode, network, pipeline = (statistics.median(rates[name]) for name in ("decode", "network", "pipeline"))
@@ -141,10 +156,12 @@ def bench_encoding(
         bits=encoder.bits,
         device=_device_name(encoder.device),
         precision=encoder.precision.name,
+        engine="openvino" if encoder.precision.computing_engine() else "torch",
         workers=workers,
         decode=decode,
         network=network,
         float32=statistics.median(rates["float32"]),
+        engines={name: statistics.median(rates[name]) for name in others},
         pipeline=pipeline,
         plain=plain,
         bound_ratio=pipeline / min(decode, network),
@@ -161,6 +178,34 @@ def bench_encoding(
         load=load,
         memory={number: _memory(model, images, number) for number in memory},
     )
+
+
+def _settle(encoder: Encoder, ready: Sequence[Tensor]) -> None:
+    """Have what is measured on the first images measured: which engine pays, and what is close to zero for it."""
+    images = 0
+    for batch in cycle(ready):
+        encoder.encode_resized(batch)
+        images += len(batch)
+        if images >= COMPILED_FROM + (TIMED + 1) * encoder.batch_size:
+            return
+
+
+def _engines(model: Path, encoder: Encoder, ready: Sequence[Tensor]) -> dict[str, Encoder]:
+    """Each engine and precision beside torch's float32 that this CPU computes in, whether it pays or not."""
+    if encoder.device.type != "cpu":
+        return {}
+    precisions = ("float32", "bfloat16") if computes_in_bfloat16() else ("float32",)
+    asked = [("torch", name) for name in precisions if name != "float32"]
+    if find_spec("openvino"):
+        asked += [("openvino", name) for name in precisions]
+    found = {}
+    for engine, name in asked:
+        made = Encoder.load(model, "cpu", name, engine)
+        made.precision.give_up = False
+        _settle(made, ready)
+        if not made.engine_trouble:
+            found[f"{engine} {name}"] = made
+    return found
 
 
 def spread(given: Sequence[Given], count: int) -> Sequence[Given]:
@@ -243,9 +288,14 @@ def _flips(encoder: Encoder, exact: Encoder, items: Sequence[Item]) -> tuple[int
 def _alone(encoder: Encoder, paths: Sequence[str]) -> tuple[float, float]:
     """Medians in milliseconds: `Encoder.encode` of one file, and its decoding with one forward pass and packing."""
 
+    engine = encoder.precision.computing_engine()
+
     def bare(path: str) -> None:
         image = encoder.preprocessing.resize(read_image(path))[None]
         with torch.inference_mode():
+            if engine is not None:
+                pack_tensor(engine(image))
+                return
             inputs = encoder.preprocessing.normalise(image.to(encoder.device))
             pack_tensor(encoder.network(inputs.contiguous(memory_format=torch.channels_last))).cpu()
 
@@ -285,11 +335,12 @@ def _cold(model: Path, image: str) -> tuple[float, float, float]:
 def _memory(model: Path, images: Path, count: int) -> float:
     # not getrusage, whose peak is at least that of the process which started this one
     code = (
-        "import re\nfrom itertools import islice\nfrom hashfaiss.encoding.encoder import Encoder\n"
+        "import re\nfrom pathlib import Path\nfrom itertools import islice\n"
+        "from hashfaiss.encoding.encoder import Encoder\n"
         "from hashfaiss.images.finding import find_images\n"
         "from hashfaiss.encoding.items import Item\nfrom hashfaiss.encoding.pipeline import encode_stream\n"
         f"items = (Item(file) for file in islice(find_images({str(images)!r}), {count}))\n"
         f"for batch in encode_stream(Encoder.load({str(model)!r}), items): pass\n"
-        "print(re.search(r'VmHWM:\\s*(\\d+)', open('/proc/self/status').read()).group(1))"
+        "print(re.search(r'VmHWM:\\s*(\\d+)', Path('/proc/self/status').read_text()).group(1))"
     )
     return int(_python("-c", code)) / 1024

@@ -93,6 +93,11 @@ DevicesOption = Annotated[
 ]
 
 
+EngineOption = Annotated[
+    str, typer.Option("--engine", help="auto, torch or openvino (on CPUs): how fast, not which codes.")
+]
+
+
 def _megapixels(asked: int | None) -> None:
     if asked is not None:
         os.environ["HASHFAISS_MAX_MEGAPIXELS"] = str(asked)  # which processes that encode are given

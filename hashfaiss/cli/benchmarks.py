@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hashfaiss.cli.app import DeviceOption, ImagesOption, JsonOption, app
+from hashfaiss.cli.app import DeviceOption, EngineOption, ImagesOption, JsonOption, app
 
 if TYPE_CHECKING:
     from hashfaiss.bench.search import Row
@@ -66,6 +66,7 @@ def bench_encode(
     ] = 2000,
     device: DeviceOption = "auto",
     precision: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    engine: EngineOption = "auto",
     plain: Annotated[bool, typer.Option(help="The script everyone writes too; wants a folder a class.")] = True,
     memory: Annotated[
         list[int] | None, typer.Option("--memory", help="Also the peak memory of so many images; may be repeated.")
@@ -81,15 +82,17 @@ def bench_encode(
     from hashfaiss.bench.encoding import bench_encoding
     from hashfaiss.cli.console import note, print_json, print_table
 
-    found = bench_encoding(model, images, count, device, precision, plain, memory or (), note)
+    found = bench_encoding(model, images, count, device, precision, plain, memory or (), note, engine)
     if as_json:
         print_json(found.to_dict())
         return
-    title = f"{found.images:,} images at {found.size} px, {found.bits} bits, {found.precision} on {found.device}"
+    computed = f"{found.precision} by {found.engine} on {found.device}"
+    title = f"{found.images:,} images at {found.size} px, {found.bits} bits, {computed}"
     rows = [
         ("decode alone", found.decode),
         ("network alone", found.network),
-        ("network alone, float32", found.float32),
+        ("network alone, torch float32", found.float32),
+        *((f"network alone, {name}", rate) for name, rate in found.engines.items()),
         ("pipeline, files to codes", found.pipeline),
         *([("the plain script", found.plain)] if found.plain else []),
     ]

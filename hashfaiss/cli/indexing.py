@@ -12,6 +12,7 @@ import typer
 from hashfaiss.cli.app import (
     DEFAULT_INDEX,
     DevicesOption,
+    EngineOption,
     IndexOption,
     JsonOption,
     LabelsOption,
@@ -60,6 +61,7 @@ def build(
     precision: Annotated[
         str, typer.Option("--precision", help="auto, float32, bfloat16 or float16: how fast, not which codes.")
     ] = "auto",
+    engine: EngineOption = "auto",
 ) -> None:
     """Bring an index into step with a folder: encode what is new, forget what is gone.
 
@@ -77,7 +79,7 @@ def build(
 
         hashfaiss build --model dhida.pt --images photos/
     """
-    from hashfaiss.cli.console import bar, print_build, say
+    from hashfaiss.cli.console import bar, note, print_build, say
     from hashfaiss.encoding.encoder import Encoder
     from hashfaiss.indexes import parse_kind
     from hashfaiss.library.image_index import ImageIndex
@@ -96,15 +98,15 @@ def build(
     if bits is not None and (there or model is not None):
         raise ArgumentError(f"--bits {bits} is of a model that is fitted to the images, and there is one: leave it out")
     parse_kind(kind or "auto", bits or 64, 0)  # before the work
-    encoder = Encoder.load(model, device, precision) if model is not None else None
+    encoder = Encoder.load(model, device, precision, engine) if model is not None else None
     if not there or len(images) > 1:
         for folder in images:
             check_images(folder, labels, exclude or ())
     if encoder is None:
         encoder = (
-            Encoder.load(index / ENCODER, device, precision)
+            Encoder.load(index / ENCODER, device, precision, engine)
             if there
-            else _fitted(images, bits or 64, labels, device, precision, exclude or ())
+            else _fitted(images, bits or 64, labels, device, precision, engine, exclude or ())
         )
     opened = ImageIndex.create(encoder, index, "auto" if kind is None else kind)
     kept = False
@@ -124,12 +126,20 @@ def build(
             say(f"{folder}:")
         print_build(report)
         kept = kept or bool(report.kept)
+    if encoder.engine_trouble:
+        note(encoder.engine_trouble)
     if kept:
         raise typer.Exit(1)
 
 
 def _fitted(
-    images: list[Path], bits: int, labels: Path | None, device: str, precision: str, exclude: Sequence[str]
+    images: list[Path],
+    bits: int,
+    labels: Path | None,
+    device: str,
+    precision: str,
+    engine: str,
+    exclude: Sequence[str],
 ) -> Encoder:
     """An encoder for images without labels."""
     from hashfaiss.cli.console import bar, note
@@ -137,7 +147,7 @@ def _fitted(
 
     with bar("look at images") as progress:
         encoder = fit_to_folders(
-            images, bits, labels, device=device, precision=precision, progress=progress, exclude=exclude
+            images, bits, labels, device=device, precision=precision, engine=engine, progress=progress, exclude=exclude
         )
     count = encoder.facts["training_images"]
     fewer = "" if encoder.bits == bits else f" (they are too few for {bits})"

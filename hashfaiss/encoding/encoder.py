@@ -16,10 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from hashfaiss.codes import BIT_ORDER, Codes, check_bits, code_bytes, pack_tensor
+from hashfaiss.encoding.devices import choose_devices
+from hashfaiss.encoding.engine import HINTS, OpenVino, choose_engine
+from hashfaiss.encoding.engine_cache import EngineCache
 from hashfaiss.encoding.items import Images, as_items
 from hashfaiss.encoding.learned import LearnedCodes
 from hashfaiss.encoding.pipeline import encode_stream
-from hashfaiss.encoding.precision import Precision, choose_precision, images_together
+from hashfaiss.encoding.precision import TYPES, Precision, choose_precision, images_together
 from hashfaiss.errors import ArgumentError, ImageError, ModelError
 from hashfaiss.files import DIGEST_BYTES, write_atomic
 from hashfaiss.images.preprocessing import Preprocessing
@@ -36,33 +39,6 @@ CPU_BATCHES = 3
 GPU_BATCH = 256
 
 
-def choose_devices(device: str) -> list[torch.device]:
-    """Devices separated by commas; ArgumentError for one that is not there, or several that do not go together."""
-    chosen = [choose_device(one.strip()) for one in device.split(",")]
-    gpus = [str(one) for one in chosen if one.type != "cpu"]
-    if len({one.type for one in chosen}) > 1 or len(set(gpus)) < len(gpus):
-        raise ArgumentError(f"device {device!r} names a GPU twice, or other devices beside it: give each GPU once")
-    return chosen
-
-
-def choose_device(device: str) -> torch.device:
-    """`auto` is the GPU where there is one, Apple's too; ArgumentError for a device that is not there."""
-    if device == "auto":
-        apple = "mps" if torch.backends.mps.is_available() else "cpu"
-        return torch.device("cuda" if torch.cuda.is_available() else apple)
-    try:
-        chosen = torch.device(device)
-        torch.zeros(1, device=chosen).item()
-    except (RuntimeError, AssertionError) as error:
-        reason = (str(error).strip().splitlines() or ["unknown"])[0].split(". ")[0][:200]
-        if "Expected one of" in reason or not device:  # torch lists all it has ever known
-            reason = "none is called so"
-        raise ArgumentError(
-            f"device {device!r} cannot be used here ({reason}): give auto, cpu, cuda, cuda:1 or mps"
-        ) from None
-    return chosen
-
-
 class Encoder:
     """Images → K-bit codes.
 
@@ -74,6 +50,8 @@ class Encoder:
         labels: names of the classes it was trained on.
         facts: every training setting and result, as plain values.
         precision: how the network is computed; it changes no code. Codes are those of float32 (`IDENTITY_PRECISION`).
+        engine, engine_asked: what computes it, "torch" or "openvino", which changes no code either; and as asked for.
+        cache: where what OpenVINO compiled is kept.
         device, devices: the first, and all.
         learned: codes that a database takes for the training images, or None where they are the network's as well.
         remembered: the network's codes of images it has seen already, or None; not saved.
@@ -91,6 +69,7 @@ class Encoder:
         device: str = "auto",
         learned: LearnedCodes | None = None,
         precision: str = "auto",
+        engine: str = "auto",
     ) -> None:
         self.devices = choose_devices(device)
         self.device = self.devices[0]
@@ -104,8 +83,13 @@ class Encoder:
         self.facts = dict(facts or {})
         self.learned = learned
         self.remembered: LearnedCodes | None = None
-        self.precision = Precision(self.network, self.device, choose_precision(precision, self.device))
+        name = choose_precision(precision, self.device)
+        self.engine, self._engine_trouble = choose_engine(engine, self.device, name)
+        self.engine_asked = engine
+        self.cache = EngineCache(self._identity_now)
         self._identity: str | None = None
+        self._precision_name = name
+        self.precision = Precision(self.network, self.device, name, self._inputs, self._engines)
 
     def __repr__(self) -> str:
         return (
@@ -135,8 +119,30 @@ class Encoder:
             self._identity = digest.hexdigest()
         return self._identity
 
+    def _identity_now(self) -> str:
+        """Also where the network has been trained since it was last asked for."""
+        self._identity = None
+        return self.identity
+
+    def _engines(self) -> list[OpenVino]:
+        """What computes the network beside torch, the fastest first."""
+        if self.engine != "openvino":
+            return []
+        half = TYPES[self._precision_name]
+        size, normalise = self.preprocessing.size, self.preprocessing.normalise
+        after = {} if self.engine_asked == "auto" else {"from_images": 0}
+        kinds = (half, torch.float32) if half in HINTS else (torch.float32,)
+        return [OpenVino(self.network, normalise, size, kind, self.cache, **after) for kind in kinds]
+
+    @property
+    def engine_trouble(self) -> str | None:
+        """Why torch computes where OpenVINO was to, or None."""
+        return self._engine_trouble or self.precision.trouble
+
     @classmethod
-    def load(cls, path: str | os.PathLike[str], device: str = "auto", precision: str = "auto") -> Encoder:
+    def load(
+        cls, path: str | os.PathLike[str], device: str = "auto", precision: str = "auto", engine: str = "auto"
+    ) -> Encoder:
         """Read a model file; loading never runs code from it.
 
         Args:
@@ -144,17 +150,20 @@ class Encoder:
                 encoded in a process for each (a script needs `if __name__ == "__main__":`), all else on the first.
             precision: "auto", "float32", "bfloat16" or "float16": how fast, not which codes,
                 see `hashfaiss.encoding.precision`.
+            engine: "torch"; "openvino", on CPUs; or "auto", the faster of them, measured on the first images. No
+                matter for codes either.
 
         Raises:
             ModelError: missing, damaged, not a hashfaiss model, or of a format version not known here.
-            ArgumentError: `device` is not there, or no such precision.
+            ArgumentError: `device` is not there, no such precision, or no such engine here.
         """
-        return cls._read(_read_bytes(os.fspath(path)), os.fspath(path), device, precision)
+        return cls._read(_read_bytes(os.fspath(path)), os.fspath(path), device, precision, engine)
 
     @classmethod
-    def _read(cls, data: bytes, name: str, device: str, precision: str) -> Encoder:
+    def _read(cls, data: bytes, name: str, device: str, precision: str, engine: str) -> Encoder:
         chosen = choose_devices(device)
         chosen_precision = choose_precision(precision, chosen[0])
+        choose_engine(engine, chosen[0], chosen_precision)
         values = _read_model(name, data)
         try:
             network: Any = build_network(values["network"]["name"], values["network"]["arguments"])
@@ -170,6 +179,7 @@ class Encoder:
                 ",".join(map(str, chosen)),
                 _learned(values),
                 chosen_precision,
+                engine,
             )
             if encoder.identity != values["identity"]:
                 raise ValueError("its weights are not those that were saved")
@@ -198,7 +208,8 @@ class Encoder:
     def __reduce__(self) -> tuple[Any, ...]:
         """As its file: a copy is what `load` makes of it, on the same devices."""
         device = ",".join(map(str, self.devices))
-        return _from_bytes, (self._bytes(), device, self.precision.name), {"remembered": self.remembered}
+        how = (device, self.precision.name, self.engine_asked)
+        return _from_bytes, (self._bytes(), *how), {"remembered": self.remembered}
 
     def _bytes(self) -> bytes:
         """The model file."""
@@ -246,7 +257,7 @@ class Encoder:
         Raises:
             ModelError: the network gave NaN or infinity.
         """
-        return self.precision.outputs(self._inputs(images))
+        return self.precision.outputs(images)
 
     def features(self, images: Tensor) -> Tensor:
         """Real features (n, dim) that the network hashes, float32 on the CPU, of resized images as in `outputs`.
@@ -261,7 +272,7 @@ class Encoder:
 
     def encode_resized(self, images: Tensor) -> Codes:
         """Codes (n, ceil(K/8)) of resized images uint8 (n, 3, size, size): the signs of `outputs`, packed there."""
-        packed: Codes = pack_tensor(self.precision.signs(self._inputs(images))).cpu().numpy()
+        packed: Codes = pack_tensor(self.precision.signs(images)).cpu().numpy()
         return packed
 
     def no_codes(self) -> Codes:
@@ -318,8 +329,8 @@ def _learned(values: dict[str, Any]) -> LearnedCodes | None:
     return LearnedCodes(digests, codes)
 
 
-def _from_bytes(data: bytes, device: str, precision: str) -> Encoder:
-    return Encoder._read(data, "a copy in memory", device, precision)
+def _from_bytes(data: bytes, device: str, precision: str, engine: str) -> Encoder:
+    return Encoder._read(data, "a copy in memory", device, precision, engine)
 
 
 def _read_bytes(name: str) -> bytes:

@@ -53,13 +53,14 @@ class Encodes(Protocol):
     precision: Precision
     device: torch.device
     devices: list[torch.device]
+    engine_asked: str
     learned: LearnedCodes | None
     remembered: LearnedCodes | None
 
     @property
     def batch_size(self) -> int: ...
     @classmethod
-    def load(cls, path: str, device: str = ..., precision: str = ...) -> Encodes: ...
+    def load(cls, path: str, device: str = ..., precision: str = ..., engine: str = ...) -> Encodes: ...
     def save(self, path: str) -> None: ...
     def no_codes(self) -> Codes: ...
     def outputs(self, images: Tensor) -> Tensor: ...
@@ -203,7 +204,7 @@ def _on_devices(work: Work, items: Iterable[Item], size: int, workers: int) -> I
     with tempfile.TemporaryDirectory() as folder:
         model = os.path.join(folder, "encoder.pt")
         encoder.save(model)
-        alike = (encoder.precision.name, size, workers, work.learned, work.outputs, work.features)
+        alike = (encoder.precision.name, encoder.engine_asked, size, workers, work.learned, work.outputs, work.features)
         load = type(encoder).load
         crew = Crew(_on_one_device, [(load, model, str(device), *alike) for device in encoder.devices])
     with crew, _pool(len(encoder.devices), "ask") as pool:
@@ -212,10 +213,11 @@ def _on_devices(work: Work, items: Iterable[Item], size: int, workers: int) -> I
 
 
 def _on_one_device(
-    load: Callable[[str, str, str], Encodes],
+    load: Callable[[str, str, str, str], Encodes],
     model: str,
     device: str,
     precision: str,
+    engine: str,
     size: int,
     workers: int,
     learned: bool,
@@ -223,8 +225,8 @@ def _on_one_device(
     features: bool,
 ) -> Callable[[Sequence[Item]], list[Batch]]:
     """What a process of several does: items → batches."""
-    encoder = load(model, device, precision)
     torch.set_num_threads(workers)
+    encoder = load(model, device, precision, engine)
     return lambda items: list(encode_stream(encoder, items, size, workers, learned, outputs, features))
 
 

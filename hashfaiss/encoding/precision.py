@@ -1,10 +1,10 @@
-"""Signs that do not depend on how they were computed: each precision decides what is clear to it.
+"""Signs that do not depend on how they were computed: each way to compute them decides what is clear to it.
 
-Half precision, where the device is fast in it, decides all images whose outputs are far enough from zero; float32
-computes the others again, and float64 those whose outputs float32 cannot tell from zero. How far is far enough is
-learned on the images at hand: some are computed both ways at first, and all that are computed again tell more. Batch
-size, threads, device and half precision then move no bit, but for a rare error that is larger than all of these, which
-`hashfaiss bench encode` counts.
+The fastest way, such as half precision or OpenVINO, decides all images whose outputs are far enough from zero; the next
+one computes the others again, float32 what is left, and float64 those whose outputs float32 cannot tell from zero. How
+far is far enough is learned on the images at hand: some are computed both ways at first, and all that are computed
+again tell more. Batch size, threads, device, engine and half precision then move no bit, but for a rare error that is
+larger than all of these, which `hashfaiss bench encode` counts.
 """
 
 from __future__ import annotations
@@ -13,15 +13,17 @@ import copy
 import math
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from hashfaiss.encoding.engine import OpenVino
+from hashfaiss.encoding.engine_cache import Learned
 from hashfaiss.errors import ArgumentError, ModelError
 from hashfaiss.networks.inference import fold, halve
 
@@ -64,18 +66,18 @@ def images_together(size: int) -> int:
 
 @dataclass
 class Tally:
-    """How half precision does on a network and a device.
+    """How a fast way does on a network and a device.
 
     Attributes:
         images, again: how many it decided, and how many of them were computed again.
-        half_seconds, full_seconds: an image takes in it, and in float32, at best.
+        fast_seconds, full_seconds: an image takes in it, and in the next way, at best.
         timed: how many batches were computed both ways to learn this.
         errors, squares: how many errors near zero were seen, and the sum of their squares, in shares of the size.
     """
 
     images: int = 0
     again: int = 0
-    half_seconds: float = math.inf
+    fast_seconds: float = math.inf
     full_seconds: float = math.inf
     timed: int = 0
     errors: int = 0
@@ -90,10 +92,10 @@ class Tally:
     def pays(self) -> bool:
         """Whether it is faster; assumed until measured."""
         share = self.again / max(SEEN, self.images)
-        return self.timed < TIMED or self.half_seconds + share * self.full_seconds <= SURE * self.full_seconds
+        return self.timed < TIMED or self.fast_seconds + share * self.full_seconds <= SURE * self.full_seconds
 
     def learn(self, numbers: Tensor, outputs: Tensor) -> None:
-        """From outputs (n, K) in half precision and in float32."""
+        """From outputs (n, K) computed in it and in the next way."""
         size = _size(outputs)
         near = outputs.abs() < NEAR * size
         errors = ((numbers - outputs) / size)[near]
@@ -101,30 +103,108 @@ class Tally:
         self.squares += float(errors.double().square().sum())
 
 
+@dataclass
+class Way:
+    """A fast way to compute what is nearly the outputs.
+
+    Attributes:
+        compute: images, as `ready` ones are given, → numbers (n, K) in float32.
+        ready: whether it computes so many images now.
+        floor: what is close to zero at least, as a share of the size.
+        tally: how it does.
+        settled: called once that is known.
+    """
+
+    compute: Callable[[Tensor], Tensor]
+    ready: Callable[[int], bool]
+    floor: float = 0.0
+    tally: Tally = field(default_factory=Tally)
+    settled: Callable[[Tally], None] = lambda tally: None
+
+
 class Precision:
     """A network and how it is computed.
 
+    Args:
+        prepare: images as they are given to `outputs` and `signs` → what the network takes, on the device.
+        engines: for images as they are given, on a CPU, the fastest first; in place of half precision of torch's.
+
     Attributes:
         name: "float32", "bfloat16" or "float16".
-        tally: how half precision does on this network and device.
+        give_up: whether a way that does not pay is left out.
     """
 
-    def __init__(self, network: nn.Module, device: torch.device, name: str) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        device: torch.device,
+        name: str,
+        prepare: Callable[[Tensor], Tensor] = lambda images: images,
+        engines: Callable[[], Sequence[OpenVino]] = lambda: (),
+    ) -> None:
         self.network, self.device = network, device
+        self._prepare, self._make_engines = prepare, engines
         self._exact_on = torch.device("cpu") if device.type == "mps" else device  # Apple's GPUs know no float64
         self._ours = hasattr(network, "backbones")
         self.name = name if self._ours else "float32"  # a stranger's knows no half, and its layers in what order?
-        self.tally = Tally()
+        self.give_up = True
         self._lock = threading.Lock()
         self._made: dict[torch.dtype, Any] = {}
         self._versions = _versions(network)
+        self.engines = list(engines()) if self._ours else []
+        self.ways = self._find_ways()
 
-    def outputs(self, inputs: Tensor) -> Tensor:
-        """Outputs u (n, K), float32, of normalised images (n, 3, size, size) on the device.
+    @property
+    def tally(self) -> Tally:
+        """How the fastest way does on this network and device; an empty one where there is none but float32."""
+        return self.ways[0].tally if self.ways else Tally()
+
+    @tally.setter
+    def tally(self, tally: Tally) -> None:
+        self.ways[0].tally = tally
+
+    def computing_engine(self) -> OpenVino | None:
+        """The one that computes now, or None where it is torch."""
+        both = zip(self.engines, self.ways, strict=False)  # without engines, ways are torch's
+        usable = [engine for engine, way in both if way.ready(0) and way.tally.pays]
+        return usable[0] if usable else None
+
+    @property
+    def trouble(self) -> str | None:
+        """Why an engine that was to compute does not."""
+        return next((engine.trouble for engine in self.engines if engine.trouble), None)
+
+    def _find_ways(self) -> list[Way]:
+        if self.engines:
+            return [self._by_engine(engine) for engine in self.engines]
+        half = TYPES[self.name]
+        if half is None:
+            return []
+        return [Way(lambda inputs: self._in_parts(self.made(half), inputs), lambda images: images >= LEAST)]
+
+    def _by_engine(self, engine: OpenVino) -> Way:
+        def ready(images: int) -> bool:
+            found = engine.ready(images)
+            if isinstance(found, Learned) and way.tally.timed < TIMED:  # by a process before this one
+                way.tally = Tally(timed=TIMED, **asdict(found))
+            return bool(found)
+
+        def settled(tally: Tally) -> None:
+            learned = Learned(tally.fast_seconds, tally.full_seconds, tally.errors, tally.squares)
+            engine.keep(learned, tally.pays)
+
+        way = Way(lambda images: self._in_parts(engine, images), ready, CLOSE, settled=settled)
+        return way
+
+    def outputs(self, images: Tensor) -> Tensor:
+        """Outputs u (n, K), float32, of images (n, 3, size, size), on the device.
 
         Raises:
             ModelError: the network gave NaN or infinity.
         """
+        return self._outputs(self._prepare(images))
+
+    def _outputs(self, inputs: Tensor) -> Tensor:
         with torch.inference_mode(), self.exactly():
             outputs = self._in_parts(self.made(torch.float32), inputs)
             if not torch.isfinite(outputs).all():
@@ -135,35 +215,46 @@ class Precision:
                 outputs[close] = exact.float().to(self.device)
         return outputs
 
-    def signs(self, inputs: Tensor) -> Tensor:
+    def signs(self, images: Tensor) -> Tensor:
         """Numbers (n, K) whose signs are those of `outputs`, by the fastest way there is."""
-        half = TYPES[self.name]
-        if half is None or len(inputs) < LEAST:
-            return self.outputs(inputs)
-        halved = self.made(half)
+        self._look_for_changes()
+        if self.engines:
+            return self._cascade(images, self.ways, self.outputs)
+        return self._cascade(self._prepare(images), self.ways, self._outputs)
+
+    def _cascade(self, given: Tensor, ways: Sequence[Way], last: Callable[[Tensor], Tensor]) -> Tensor:
+        ways = [way for way in ways if len(given) and way.ready(len(given))]
+        if not ways:
+            return last(given)
+        way, *slower = ways
         with self._lock:  # threads share the tally: what holds for this batch is read at once
-            tally = self.tally
-            pays, both, share = tally.pays, tally.timed < TIMED, tally.close
+            tally = way.tally
+            pays, both, share = tally.pays or not self.give_up, tally.timed < TIMED, max(way.floor, tally.close)
         if not pays:
-            return self.outputs(inputs)
+            return self._cascade(given, slower, last)
         with torch.inference_mode():
             started = time.perf_counter()
-            numbers = self._in_parts(halved, inputs)
+            numbers = way.compute(given)
             close = close_rows(numbers, share)  # waits for the device
-            half_seconds = time.perf_counter() - started
-            again = torch.arange(len(inputs), device=inputs.device) if both else close
+            fast_seconds = time.perf_counter() - started
+            again = torch.arange(len(given), device=numbers.device) if both else close
             started = time.perf_counter()
-            outputs = self.outputs(inputs[again]) if len(again) else numbers[:0]
+            outputs = self._cascade(given[again.to(given.device)], slower, last) if len(again) else numbers[:0]
             full_seconds = time.perf_counter() - started
             with self._lock:
                 tally.learn(numbers[again], outputs)
-                tally.half_seconds = min(tally.half_seconds, half_seconds / len(inputs))
+                tally.fast_seconds = min(tally.fast_seconds, fast_seconds / len(given))
                 if both:
-                    tally.full_seconds = min(tally.full_seconds, full_seconds / len(inputs))
+                    if slower and slower[0].tally.pays:  # it may have been computing both ways, too
+                        full_seconds = min(full_seconds, slower[0].tally.fast_seconds * len(given))
+                    tally.full_seconds = min(tally.full_seconds, full_seconds / len(given))
                     tally.timed += 1
                 else:  # what is close is not known before
                     tally.again += len(close)
-                    tally.images += len(inputs)
+                    tally.images += len(given)
+                known = both and tally.timed == TIMED
+            if known:
+                way.settled(tally)
             numbers[again] = outputs
         return numbers
 
@@ -180,20 +271,28 @@ class Precision:
         with _CUDNN, torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
             yield
 
-    def made(self, dtype: torch.dtype) -> Any:
-        """The network as it is computed in this type: in float32 and half precision for inference, in float64 as is.
-
-        Made anew, and the tally with it, where the network has been trained or loaded meanwhile. What is made is had
-        without waiting: a process forked while another thread is in here would wait for ever.
-        """
+    def _look_for_changes(self) -> None:
+        """Where the network has been trained or loaded meanwhile, all that was made of it is made anew."""
         versions = _versions(self.network)
-        if versions == self._versions and (there := self._made.get(dtype)) is not None:
-            return there
+        if versions == self._versions:
+            return
         with self._lock:
             versions = _versions(self.network)
             if versions != self._versions:
-                self._made, self.tally = {}, Tally()
+                self._made, self.engines = {}, list(self._make_engines()) if self._ours else []
+                self.ways = self._find_ways()
                 self._versions = versions  # last: it says that the others are of it
+
+    def made(self, dtype: torch.dtype) -> Any:
+        """The network as torch computes it in this type: in float32 and half precision for inference, in float64 as is.
+
+        Made anew where the network has been trained or loaded meanwhile. What is made is had without waiting: a process
+        forked while another thread is in here would wait for ever.
+        """
+        self._look_for_changes()
+        if (there := self._made.get(dtype)) is not None:
+            return there
+        with self._lock:
             if dtype not in self._made:
                 if dtype == torch.float64:
                     self._made[dtype] = copy.deepcopy(self.network).to(self._exact_on).double().eval()

@@ -18,7 +18,7 @@ from hashfaiss.library.hits import Hit, Hits, of_different_files
 from hashfaiss.library.near_images import Among, near_images
 from hashfaiss.library.progress import shown
 from hashfaiss.library.queries import Queries
-from hashfaiss.library.stored_encoder import ENCODER, stored_encoder
+from hashfaiss.library.stored_encoder import ENCODER, ENGINE, stored_encoder
 from hashfaiss.library.sync import BuildReport, Looking, build, check_encoder, check_images, remove
 from hashfaiss.library.verifying import verify_folder, verify_store
 from hashfaiss.storage.manifest import COPY, MANIFEST
@@ -64,6 +64,7 @@ class ImageIndex:
         if path is None:
             return cls(CodeStore.create(None, encoder.bits, encoder=about, kind=kind), encoder)
         folder = Path(path)
+        encoder.cache.folder = folder / ENGINE
         if not ((folder / MANIFEST).exists() or (folder / COPY).exists()):
             store = CodeStore.create(
                 folder, encoder.bits, lambda made: encoder.save(made / ENCODER), encoder=about, kind=kind

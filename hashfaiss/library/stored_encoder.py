@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from hashfaiss.encoding.encoder import Encoder
 
 ENCODER = "encoder.pt"
+ENGINE = "engine"  # a folder of what an engine compiled of it
 
 
 def stored_encoder(store: CodeStore, device: str = "auto") -> Encoder:
@@ -35,4 +36,5 @@ def stored_encoder(store: CodeStore, device: str = "auto") -> Encoder:
             f"{str(file)!r} is not the encoder that made the codes: restore it from a copy, or delete the index "
             "folder and build again"
         )
+    encoder.cache.folder = store.path / ENGINE
     return encoder

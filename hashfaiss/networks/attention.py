@@ -81,11 +81,12 @@ class ChannelAttention(nn.Module):
     def forward(self, feature_map: Tensor) -> Tensor:
         """Feature map (n, C, H, W) → the same shape."""
         values = feature_map.flatten(2)
-        at_once = max(1, len(values))
-        if values.device.type == "cpu":
+        if values.device.type == "cpu" and not _is_recorded():
             cached = TRAINED if torch.is_grad_enabled() else INFERRED * torch.get_num_threads()
-            at_once = max(1, cached // values.shape[1] ** 2)
-        attended = torch.cat([self._attend(part) for part in torch.split(values, at_once)])
+            parts = torch.split(values, max(1, cached // values.shape[1] ** 2))
+            attended = torch.cat([self._attend(part) for part in parts])
+        else:
+            attended = self._attend(values)
         return self.beta * attended.view_as(feature_map) + feature_map
 
     def _attend(self, values: Tensor) -> Tensor:
@@ -137,6 +138,11 @@ def _identity_convolution(channels: int) -> nn.Sequential:
     nn.init.dirac_(convolution.weight)
     nn.init.constant_(norm.weight, math.sqrt(1 + norm.eps))  # what its division by sqrt(1 + eps) takes away
     return nn.Sequential(convolution, norm, nn.ReLU(inplace=True))
+
+
+def _is_recorded() -> bool:
+    """Whether the network is being written down, for any number of images."""
+    return torch.compiler.is_exporting() or bool(torch.jit.is_tracing())  # type: ignore
 
 
 def _no_half(values: Tensor) -> Tensor:

@@ -204,7 +204,13 @@ def clear_leftovers(folder: Path, manifest: dict[str, Any]) -> None:
     """
     named = {entry["file"] for entry in manifest["segments"]}
     named.add((manifest.get("index") or {}).get("file", ""))
-    for room, own in (*OWN.items(), ("", r"(manifest|manifest\.copy|skipped|encoder)\.\w+")):
+    identity = str((manifest.get("encoder") or {}).get("identity", ""))[:16]
+    named |= {f"engine/{identity}-{precision}.openvino" for precision in ("f32", "bf16")}
+    for room, own in (
+        *OWN.items(),
+        ("engine", r"[0-9a-f]{16}-b?f\d\d\.openvino"),
+        ("", r"(manifest|manifest\.copy|skipped|encoder)\.\w+"),
+    ):
         if not (folder / room).is_symlink():
             left = re.compile(rf"{own}|\.{own}\.\d+\.tmp" if room else rf"\.{own}\.\d+\.tmp")
             _clear(folder / room, left, {name.partition("/")[2] for name in named if name.startswith(f"{room}/")})

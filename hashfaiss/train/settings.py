@@ -12,7 +12,7 @@ from typing import Any, get_args
 import torch
 
 from hashfaiss.codes import check_bits
-from hashfaiss.encoding.encoder import choose_device
+from hashfaiss.encoding.devices import choose_device
 from hashfaiss.encoding.precision import computes_in_bfloat16
 from hashfaiss.errors import ArgumentError
 from hashfaiss.images.preprocessing import Fit, Preprocessing

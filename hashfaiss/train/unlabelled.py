@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from hashfaiss.codes import pack_tensor
-from hashfaiss.encoding.encoder import Encoder, choose_devices
+from hashfaiss.encoding.devices import choose_devices
+from hashfaiss.encoding.encoder import Encoder
 from hashfaiss.encoding.items import Item
 from hashfaiss.encoding.learned import LearnedCodes
 from hashfaiss.encoding.pipeline import encode_stream
@@ -42,6 +43,7 @@ def fit_to_folders(
     seed: int = 0,
     device: str = "auto",
     precision: str = "auto",
+    engine: str = "auto",
     progress: Callable[[int, int], None] = lambda done, total: None,
     exclude: Sequence[str] = (),
 ) -> Encoder:
@@ -54,7 +56,7 @@ def fit_to_folders(
         bits: K; of fewer than K + 1 different images, the largest power of two that they allow, 8 at least.
         labels: a label file, of which the images it lists are taken and no label.
         sample: images it is fitted to at most, drawn with `seed`.
-        device, precision: see `Encoder.load`; with several devices, the first looks at the images.
+        device, precision, engine: see `Encoder.load`; with several devices, the first looks at the images.
         progress: called with (images done, images to do).
         exclude: patterns of names to leave out, see `hashfaiss.images.find_images`.
 
@@ -69,7 +71,7 @@ def fit_to_folders(
         drawn = np.random.default_rng(seed).choice(len(files), sample, replace=False)
         files = [files[number] for number in np.sort(drawn)]
     backbone = fixed_backbone(LITE0, "imagenet", choose_devices(device)[0])
-    first = _encoder(backbone, bits, files, str(choose_devices(device)[0]), precision)
+    first = _encoder(backbone, bits, files, str(choose_devices(device)[0]), precision, engine)
     features, digests, skipped = _features(first, files, progress)
     count, different = len(digests), len(set(digests))
     if count < LEAST:
@@ -83,7 +85,7 @@ def fit_to_folders(
         tensors = method.fit(features, torch.Generator().manual_seed(seed))
     except ArgumentError as error:  # images that are all alike
         raise TrainingError(f"a model cannot be fitted to {named}: {error}") from None
-    encoder = _encoder(backbone, method.bits, files, device, precision)
+    encoder = _encoder(backbone, method.bits, files, device, precision, engine)
     network: Any = encoder.network
     network.fill(tensors)
     encoder.facts = {
@@ -105,13 +107,17 @@ def _bits_that_fit(bits: int, different: int) -> int:
     return bits if bits < different else 1 << max(3, (different - 1).bit_length() - 1)
 
 
-def _encoder(backbone: Backbone, bits: int, files: list[ImageFile], device: str, precision: str) -> Encoder:
+def _encoder(
+    backbone: Backbone, bits: int, files: list[ImageFile], device: str, precision: str, engine: str
+) -> Encoder:
     arguments = {"backbone": LITE0, "bits": bits, "kind": "linear"}
     network = FeatureHash(LITE0, bits)
     network.backbone = backbone
     facts, size = network.backbone.facts, typical_size(files)
     preprocessing = Preprocessing(size, "crop", facts.mean, facts.std, facts.crop, facts.interpolation)
-    return Encoder(network, "features", arguments, preprocessing, "itq", device=device, precision=precision)
+    return Encoder(
+        network, "features", arguments, preprocessing, "itq", device=device, precision=precision, engine=engine
+    )
 
 
 def _clear_codes(outputs: Tensor, digests: list[bytes]) -> LearnedCodes:

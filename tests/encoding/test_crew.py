@@ -16,7 +16,8 @@ import torch
 
 from hashfaiss.encoding import pipeline
 from hashfaiss.encoding.crew import Crew
-from hashfaiss.encoding.encoder import Encoder, choose_devices
+from hashfaiss.encoding.devices import choose_devices
+from hashfaiss.encoding.encoder import Encoder
 from hashfaiss.encoding.items import as_items
 from hashfaiss.encoding.pipeline import encode_stream
 from hashfaiss.errors import ArgumentError, HashfaissError, ImageError
@@ -148,7 +149,7 @@ def test_a_script_without_a_guard_is_told(encoder: Encoder, photos: Path, tmp_pa
 
 @pytest.mark.parametrize("devices", ["cpu,cuda", "cuda,cuda"])
 def test_devices_that_do_not_go_together(devices: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hashfaiss.encoding.encoder.choose_device", torch.device)
+    monkeypatch.setattr("hashfaiss.encoding.devices.choose_device", torch.device)
     with pytest.raises(ArgumentError, match=f"device '{devices}' names a GPU twice, or other devices beside it"):
         choose_devices(devices)
 

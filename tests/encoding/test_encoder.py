@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from hashfaiss.codes import pack
 from hashfaiss.encoding import encoder as encoder_module
 from hashfaiss.encoding import precision
-from hashfaiss.encoding.encoder import Encoder, choose_device
+from hashfaiss.encoding.devices import choose_device
+from hashfaiss.encoding.encoder import Encoder
 from hashfaiss.errors import ArgumentError, ImageError, ModelError
 from hashfaiss.images.decoding import read_image
 from hashfaiss.images.finding import find_images
@@ -201,7 +202,7 @@ def test_codes_are_those_of_float64_where_outputs_are_near_zero(
 
 
 def test_rows_far_from_zero_are_not_computed_twice(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    far = altered(encoder)
+    far = altered(encoder, engine="torch")
     with torch.no_grad():
         far.network.get_parameter("hash_layer.bias").copy_(torch.linspace(-900, 1000, 20))
     far.precision.made(torch.float32)

@@ -28,7 +28,7 @@ def images(count: int, seed: int = 0) -> Tensor:
 
 
 def always_pays() -> Tally:
-    return Tally(timed=precision.TIMED, half_seconds=0, full_seconds=1e9)
+    return Tally(timed=precision.TIMED, fast_seconds=0, full_seconds=1e9)
 
 
 def fresh(encoder: Encoder, name: str = "bfloat16") -> Precision:
@@ -68,8 +68,8 @@ def test_images_far_from_zero_are_computed_once(encoder: Encoder, monkeypatch: p
         numbers = asked.made(torch.bfloat16)(inputs).float()  # it sees them with its own errors
     share = numbers.abs() / numbers.square().mean(dim=1, keepdim=True).sqrt()
     again: list[int] = []
-    real = asked.outputs
-    monkeypatch.setattr(asked, "outputs", lambda part: again.append(len(part)) or real(part))
+    real = asked._outputs
+    monkeypatch.setattr(asked, "_outputs", lambda part: again.append(len(part)) or real(part))
     asked.signs(inputs)
     expected = (share < 0.05).any(dim=1).sum().item()
     assert 0 < expected < 64
@@ -99,15 +99,15 @@ def test_what_does_not_pay_is_given_up(encoder: Encoder) -> None:
     asked = Precision(copy.deepcopy(encoder.network), CPU, "bfloat16")
     for tally, pays in (
         (Tally(), True),
-        (Tally(timed=2, half_seconds=2, full_seconds=1), True),  # not known yet
-        (Tally(100, 0, half_seconds=1, full_seconds=2, timed=3), True),
-        (Tally(100, 40, half_seconds=1, full_seconds=2, timed=3), True),
-        (Tally(100, 50, half_seconds=1, full_seconds=2, timed=3), False),
-        (Tally(10, 10, half_seconds=1, full_seconds=2, timed=3), True),  # ten may be an accident
-        (Tally(100, 0, half_seconds=2, full_seconds=2, timed=3), False),
+        (Tally(timed=2, fast_seconds=2, full_seconds=1), True),  # not known yet
+        (Tally(100, 0, fast_seconds=1, full_seconds=2, timed=3), True),
+        (Tally(100, 40, fast_seconds=1, full_seconds=2, timed=3), True),
+        (Tally(100, 50, fast_seconds=1, full_seconds=2, timed=3), False),
+        (Tally(10, 10, fast_seconds=1, full_seconds=2, timed=3), True),  # ten may be an accident
+        (Tally(100, 0, fast_seconds=2, full_seconds=2, timed=3), False),
     ):
         assert tally.pays == pays
-    asked.tally = Tally(images=10, again=9, half_seconds=1, full_seconds=1, timed=3)
+    asked.tally = Tally(images=10, again=9, fast_seconds=1, full_seconds=1, timed=3)
     assert torch.equal(asked.signs(images(16)), asked.outputs(images(16)))
     assert asked.tally.images == 10
 
