@@ -63,6 +63,9 @@ def build(
 ) -> None:
     """Bring an index into step with a folder: encode what is new, forget what is gone.
 
+    Images are JPEG, PNG, GIF, WebP, AVIF, HEIC, TIFF, BMP, JPEG 2000, PPM, TGA and PCX. What cannot be read is skipped
+    and told, and so are raw photographs (CR2, CR3, NEF, ARW, DNG, ORF, RW2, RAF, ...): save these as JPEG.
+
     A file is its contents: one that was moved, renamed, copied, touched or labelled otherwise takes its code over.
     What cannot be looked at (a disk that is away, say) stays in the index, is told, and makes the exit code 1; so does
     more than half of a folder that is gone at once.

@@ -19,7 +19,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from hashfaiss.errors import ArgumentError, ImageError
 from hashfaiss.images.colours import eight_bits, foreign_profile, over_white, standard_colours
 from hashfaiss.images.deep_tiff import is_deep, is_negative, read_deep
-from hashfaiss.images.sniffing import AVIF_BRANDS, ISO_BRANDS, brands
+from hashfaiss.images.raw import refuse_raw
+from hashfaiss.images.sniffing import AVIF_BRANDS, ISO_BRANDS, RAW, brands
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,6 +47,9 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
         if status.st_size > MAX_FILE_BYTES:
             raise ImageError(name, f"{status.st_size:,} bytes, more than {MAX_FILE_BYTES:,}")
         with open(name, "rb") as file:
+            if name.lower().endswith(tuple(RAW)):  # large, and read in vain
+                refuse_raw(file, name)
+                file.seek(0)
             return file.read()
     except (OSError, ValueError) as error:
         raise ImageError(name, _file_trouble(error)) from None
@@ -72,6 +76,7 @@ def decode_image(data: bytes, path: str | None = None) -> Tensor:
         raise ImageError(path, "empty file")
     most = max_pixels()
     try:
+        refuse_raw(io.BytesIO(data), path)
         return _decode(data, most)
     except UnidentifiedImageError:
         raise ImageError(path, "not an image, or of a format that is not known here") from None
@@ -107,7 +112,10 @@ def max_pixels() -> int:
 
 
 def open_image(source: str | BinaryIO) -> Image.Image:
-    """Open an image of a known format with Pillow, which reads its header."""
+    """Open an image of a known format with Pillow, which reads its header; ImageError for the path of a raw one."""
+    if isinstance(source, str):
+        with open(source, "rb") as file:
+            refuse_raw(file, source)
     return Image.open(source, formats=FORMATS)
 
 

@@ -89,6 +89,14 @@ def test_what_is_passed_over_is_counted(here: Path, photos: Path) -> None:
     assert "3 other files passed over: 2 .xmp, 1 .mov" in output
 
 
+def test_raw_photographs_are_skipped_with_what_to_do(here: Path, photos: Path) -> None:
+    (photos / "dog" / "a.RAF").write_bytes(b"FUJIFILMCCD-RAW 0201" + bytes(64))
+    output = build("--images", "photos")
+    assert "skipped photos/dog/a.RAF: a raw photograph (Fujifilm RAF), which is not developed here: save it" in output
+    assert "12 encoded, 0 unchanged, 0 removed, 1 skipped" in output
+    assert "a raw photograph" in build("--images", "photos", "--index", "strict", "--strict", code=1)
+
+
 def test_moved_files_are_said_to_be_recognised(here: Path, photos: Path) -> None:
     build("--images", "photos")
     os.rename(photos / "cat", photos / "lynx")
