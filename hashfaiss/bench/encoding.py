@@ -182,7 +182,8 @@ def _ready(encoder: Encoder, items: Sequence[Item]) -> list[Tensor]:
     """Resized batches of real images."""
     count = READY * encoder.batch_size
     paths = islice(cycle(str(item.path) for item in spread(items, count)), count)
-    resized = [encoder.preprocessing.resize(read_image(path)) for path in paths]
+    least = encoder.preprocessing.least_side
+    resized = [encoder.preprocessing.resize(read_image(path, least)) for path in paths]
     return [torch.stack(batch) for batch in batched(resized, encoder.batch_size)]
 
 
@@ -244,7 +245,7 @@ def _alone(encoder: Encoder, paths: Sequence[str]) -> tuple[float, float]:
     """Medians in milliseconds: `Encoder.encode` of one file, and its decoding with one forward pass and packing."""
 
     def bare(path: str) -> None:
-        image = encoder.preprocessing.resize(read_image(path))[None]
+        image = encoder.preprocessing.resize(read_image(path, encoder.preprocessing.least_side))[None]
         with torch.inference_mode():
             inputs = encoder.preprocessing.normalise(image.to(encoder.device))
             pack_tensor(encoder.network(inputs.contiguous(memory_format=torch.channels_last))).cpu()

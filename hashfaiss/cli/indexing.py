@@ -54,6 +54,10 @@ def build(
     allow_removals: Annotated[
         bool, typer.Option("--allow-removals", help="Believe that images were deleted, however many are gone at once.")
     ] = False,
+    reduced_decoding: Annotated[
+        bool,
+        typer.Option("--reduced-decoding", help="For a new index: large JPEGs decode faster, to codes of their own."),
+    ] = False,
     max_megapixels: MegapixelsOption = None,
     threads: ThreadsOption = None,
     device: DevicesOption = "auto",
@@ -107,8 +111,15 @@ def build(
         encoder = (
             Encoder.load(index / ENCODER, device, precision)
             if there
-            else _fitted(images, bits or 64, labels, device, precision, exclude or ())
+            else _fitted(images, bits or 64, labels, device, precision, exclude or (), reduced_decoding)
         )
+    if reduced_decoding and not encoder.preprocessing.reduced:
+        if there and model is None:
+            raise ArgumentError(
+                f"--reduced-decoding makes other codes than those in {str(index)!r}: leave it out, or name a new "
+                "--index"
+            )
+        encoder.reduce_decoding()
     opened = ImageIndex.create(encoder, index, "auto" if kind is None else kind)
     kept = False
     for folder in images:
@@ -132,7 +143,13 @@ def build(
 
 
 def _fitted(
-    images: list[Path], bits: int, labels: Path | None, device: str, precision: str, exclude: Sequence[str]
+    images: list[Path],
+    bits: int,
+    labels: Path | None,
+    device: str,
+    precision: str,
+    exclude: Sequence[str],
+    reduced: bool,
 ) -> Encoder:
     """An encoder for images without labels."""
     from hashfaiss.cli.console import bar, note
@@ -140,7 +157,14 @@ def _fitted(
 
     with bar("look at images") as progress:
         encoder = fit_to_folders(
-            images, bits, labels, device=device, precision=precision, progress=progress, exclude=exclude
+            images,
+            bits,
+            labels,
+            device=device,
+            precision=precision,
+            progress=progress,
+            exclude=exclude,
+            reduced=reduced,
         )
     count = encoder.facts["training_images"]
     fewer = "" if encoder.bits == bits else f" (they are too few for {bits})"

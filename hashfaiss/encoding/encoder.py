@@ -8,6 +8,7 @@ import json
 import os
 import zipfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -225,6 +226,11 @@ class Encoder:
             buffer,
         )
         return buffer.getvalue()
+
+    def reduce_decoding(self) -> None:
+        """Decode JPEG files at reduced size from now on, see `Preprocessing.reduced`: this makes it another encoder."""
+        self.preprocessing = replace(self.preprocessing, reduced=True)
+        self.remembered = self._identity = None
 
     @property
     def batch_size(self) -> int:

@@ -61,23 +61,28 @@ def _file_trouble(error: Exception) -> str:
     return str(getattr(error, "strerror", None) or error)
 
 
-def read_image(path: str | os.PathLike[str]) -> Tensor:
-    """Read and decode one image file: uint8 (3, height, width).
+def read_image(path: str | os.PathLike[str], least: int | None = None) -> Tensor:
+    """Read and decode one image file: uint8 (3, height, width); `least` as in `decode_image`.
 
     Raises:
         ImageError: missing, empty, truncated, not an image, too large, or of a kind that has no 8-bit colours.
     """
-    return decode_image(read_bytes(path), os.fspath(path))
+    return decode_image(read_bytes(path), os.fspath(path), least)
 
 
-def decode_image(data: bytes, path: str | None = None) -> Tensor:
-    """Decode the bytes of one image file (`path` names it in errors): uint8 (3, height, width)."""
+def decode_image(data: bytes, path: str | None = None, least: int | None = None) -> Tensor:
+    """Decode the bytes of one image file (`path` names it in errors): uint8 (3, height, width).
+
+    Args:
+        least: decode a JPEG file at 1/2, 1/4 or 1/8 of its size (libjpeg's scaled inverse DCT), the smallest of which
+            the sides have this many pixels or more.
+    """
     if not data:
         raise ImageError(path, "empty file")
     most = max_pixels()
     try:
         refuse_raw(io.BytesIO(data), path)
-        return _decode(data, most)
+        return _decode(data, most, least)
     except UnidentifiedImageError:
         raise ImageError(path, "not an image, or of a format that is not known here") from None
     except MemoryError:
@@ -119,7 +124,7 @@ def open_image(source: str | BinaryIO) -> Image.Image:
     return Image.open(source, formats=FORMATS)
 
 
-def _decode(data: bytes, most: int) -> Tensor:
+def _decode(data: bytes, most: int, least: int | None) -> Tensor:
     if data[:2] == b"\xff\x0a" or data[4:12] == b"JXL \r\n\x87\n":
         raise ImageError(None, "JPEG XL, which is not read here: convert it to JPEG or PNG")
     named = brands(data[:256])
@@ -130,6 +135,11 @@ def _decode(data: bytes, most: int) -> Tensor:
     except Image.DecompressionBombError:
         raise ImageError(None, f"claims more than {most:,} pixels{_ADVICE}") from None
     _check_pixels(image.width, image.height, most)
+    if least is not None and image.format in ("JPEG", "MPO"):
+        whole = image.size
+        image.draft(None, (least, least))
+        if image.size != whole:
+            return from_pillow(image)
     wide = image.format == "PNG" and data[24] == 16 and image.mode != "I;16"
     if wide:  # Pillow reads the upper 8 bits alone
         return _in_colours_of(image, eight_bits(_torchcodec(data, "RGB_ALPHA", torch.uint16)))

@@ -1,7 +1,7 @@
 """Raw photographs, told by their bytes: they hold no picture but small previews, which would be taken for it.
 
-Many are TIFF files whose first directory is a thumbnail and leads to the sensor's values: told by what their directories
-say of these (TIFF 6.0; DNG 1.7: DNGVersion; the makers' own compressions).
+Many are TIFF files whose first directory is a thumbnail and leads to the sensor's values: they are told by what their
+directories say of these (TIFF/EP's photometric interpretations, DNG's version, the makers' own compressions).
 """
 
 from __future__ import annotations

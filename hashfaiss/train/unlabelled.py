@@ -44,6 +44,7 @@ def fit_to_folders(
     precision: str = "auto",
     progress: Callable[[int, int], None] = lambda done, total: None,
     exclude: Sequence[str] = (),
+    reduced: bool = False,
 ) -> Encoder:
     """Fit ITQ to EfficientNet-Lite0's features (ImageNet weights, no download) of images below `folders`.
 
@@ -57,6 +58,7 @@ def fit_to_folders(
         device, precision: see `Encoder.load`; with several devices, the first looks at the images.
         progress: called with (images done, images to do).
         exclude: patterns of names to leave out, see `hashfaiss.images.find_images`.
+        reduced: see `Preprocessing.reduced`.
 
     Raises:
         ArgumentError: one of `folders` is not a folder, or K is out of range.
@@ -69,7 +71,7 @@ def fit_to_folders(
         drawn = np.random.default_rng(seed).choice(len(files), sample, replace=False)
         files = [files[number] for number in np.sort(drawn)]
     backbone = fixed_backbone(LITE0, "imagenet", choose_devices(device)[0])
-    first = _encoder(backbone, bits, files, str(choose_devices(device)[0]), precision)
+    first = _encoder(backbone, bits, files, str(choose_devices(device)[0]), precision, reduced)
     features, digests, skipped = _features(first, files, progress)
     count, different = len(digests), len(set(digests))
     if count < LEAST:
@@ -83,7 +85,7 @@ def fit_to_folders(
         tensors = method.fit(features, torch.Generator().manual_seed(seed))
     except ArgumentError as error:  # images that are all alike
         raise TrainingError(f"a model cannot be fitted to {named}: {error}") from None
-    encoder = _encoder(backbone, method.bits, files, device, precision)
+    encoder = _encoder(backbone, method.bits, files, device, precision, reduced)
     network: Any = encoder.network
     network.fill(tensors)
     encoder.facts = {
@@ -105,12 +107,14 @@ def _bits_that_fit(bits: int, different: int) -> int:
     return bits if bits < different else 1 << max(3, (different - 1).bit_length() - 1)
 
 
-def _encoder(backbone: Backbone, bits: int, files: list[ImageFile], device: str, precision: str) -> Encoder:
+def _encoder(
+    backbone: Backbone, bits: int, files: list[ImageFile], device: str, precision: str, reduced: bool
+) -> Encoder:
     arguments = {"backbone": LITE0, "bits": bits, "kind": "linear"}
     network = FeatureHash(LITE0, bits)
     network.backbone = backbone
     facts, size = network.backbone.facts, typical_size(files)
-    preprocessing = Preprocessing(size, "crop", facts.mean, facts.std, facts.crop, facts.interpolation)
+    preprocessing = Preprocessing(size, "crop", facts.mean, facts.std, facts.crop, facts.interpolation, reduced)
     return Encoder(network, "features", arguments, preprocessing, "itq", device=device, precision=precision)
 
 
