@@ -27,6 +27,7 @@ from hashfaiss.images.preprocessing import Preprocessing
 from hashfaiss.networks import build_network
 
 if TYPE_CHECKING:
+    from hashfaiss.encoding.exporting import Format
     from hashfaiss.library.image_index import ImageIndex
 
 FORMAT = "hashfaiss-model"
@@ -195,6 +196,23 @@ class Encoder:
             write_atomic(Path(path), self._bytes())
         except OSError as error:
             raise ModelError(f"cannot write the model {os.fspath(path)!r}: {error.strerror}") from None
+
+    def export(self, path: str | os.PathLike[str], to: Format = "onnx") -> None:
+        """Write normalisation, network and packing for other programs: see `hashfaiss.encoding.exporting`.
+
+        Learned codes of training images (`learned`) are not in it.
+
+        Args:
+            to: "onnx" (`path` ends in .onnx) or "openvino" (.xml; a .bin file lies beside it).
+
+        Raises:
+            ArgumentError: another suffix or format, or `path` is a model file of hashfaiss.
+            ModelError: the network cannot be exported, a package is missing for it, or the file cannot be written.
+        """
+        from hashfaiss.encoding.exporting import export
+
+        self._identity = None  # the network may have been trained since
+        export(self, path, to)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """As its file: a copy is what `load` makes of it, on the same devices."""

@@ -81,11 +81,12 @@ class ChannelAttention(nn.Module):
     def forward(self, feature_map: Tensor) -> Tensor:
         """Feature map (n, C, H, W) → the same shape."""
         values = feature_map.flatten(2)
-        at_once = max(1, len(values))
-        if values.device.type == "cpu":
+        if values.device.type == "cpu" and not torch.compiler.is_exporting():  # which counts no images
             cached = TRAINED if torch.is_grad_enabled() else INFERRED * torch.get_num_threads()
-            at_once = max(1, cached // values.shape[1] ** 2)
-        attended = torch.cat([self._attend(part) for part in torch.split(values, at_once)])
+            parts = torch.split(values, max(1, cached // values.shape[1] ** 2))
+            attended = torch.cat([self._attend(part) for part in parts])
+        else:
+            attended = self._attend(values)
         return self.beta * attended.view_as(feature_map) + feature_map
 
     def _attend(self, values: Tensor) -> Tensor:

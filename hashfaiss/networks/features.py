@@ -107,4 +107,4 @@ def kernel_features(features: Tensor, anchors: Tensor, sigma: Tensor | float) ->
     x = normalize(features, dim=1)
     squares = x.square().sum(dim=1, keepdim=True) + anchors.square().sum(dim=1) - 2 * x @ anchors.T
     similarities = torch.exp(-squares.clamp_min(0) / (2 * sigma**2))
-    return torch.cat([similarities, similarities.new_ones(len(x), 1)], dim=1)
+    return torch.cat([similarities, similarities.new_ones(x.shape[0], 1)], dim=1)

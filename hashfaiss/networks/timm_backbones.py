@@ -70,7 +70,7 @@ class TimmBackbone(Backbone):
             case "tokens":
                 places = found[:, self.described.prefix :]
                 side = math.isqrt(places.shape[1])
-                return places.transpose(1, 2).reshape(len(places), -1, side, side)
+                return places.transpose(1, 2).reshape(places.shape[0], -1, side, side)
             case "vectors":
                 return found[:, :, None, None]
         return found
