@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 MAX_FILE_BYTES = 1 << 29
 MAX_PIXELS = 178_956_970  # where Pillow refuses too, which lets nobody say otherwise for one image
+REDUCTION = 4  # of a JPEG's sides, at least: to half, Pillow takes as long as torchcodec does for all
 MEGAPIXELS = "HASHFAISS_MAX_MEGAPIXELS"  # read anew for each image: processes that encode are given it, too
 
 # What Pillow may open. It knows more formats, and starts another program (Ghostscript) for one of them.
@@ -74,8 +75,8 @@ def decode_image(data: bytes, path: str | None = None, least: int | None = None)
     """Decode the bytes of one image file (`path` names it in errors): uint8 (3, height, width).
 
     Args:
-        least: decode a JPEG file at 1/2, 1/4 or 1/8 of its size (libjpeg's scaled inverse DCT), the smallest of which
-            the sides have this many pixels or more.
+        least: decode a JPEG file at 1/4 or 1/8 of its size (libjpeg's scaled inverse DCT) if its sides have this many
+            pixels there, the smaller if both do.
     """
     if not data:
         raise ImageError(path, "empty file")
@@ -135,11 +136,9 @@ def _decode(data: bytes, most: int, least: int | None) -> Tensor:
     except Image.DecompressionBombError:
         raise ImageError(None, f"claims more than {most:,} pixels{_ADVICE}") from None
     _check_pixels(image.width, image.height, most)
-    if least is not None and image.format in ("JPEG", "MPO"):
-        whole = image.size
+    if least is not None and image.format in ("JPEG", "MPO") and min(image.size) >= REDUCTION * least:
         image.draft(None, (least, least))
-        if image.size != whole:
-            return from_pillow(image)
+        return from_pillow(image)
     wide = image.format == "PNG" and data[24] == 16 and image.mode != "I;16"
     if wide:  # Pillow reads the upper 8 bits alone
         return _in_colours_of(image, eight_bits(_torchcodec(data, "RGB_ALPHA", torch.uint16)))

@@ -35,7 +35,7 @@ class Preprocessing:
         mean, std: subtracted from and divided into RGB values from 0 to 1.
         crop: share of the central square's side that is kept; 224/256 is ImageNet's usual evaluation crop.
         interpolation: "bilinear" or "bicubic", antialiased.
-        reduced: JPEG files are decoded at 1/2, 1/4 or 1/8 of their size where at least twice the pixels are left that
+        reduced: JPEG files are decoded at 1/4 or 1/8 of their size where at least twice the pixels are left that
             the network sees: several times faster for large photographs, and other codes, see docs/decoding.md.
     """
 
