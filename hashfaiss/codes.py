@@ -62,14 +62,14 @@ def pack(outputs: npt.ArrayLike) -> Codes:
 
 
 def pack_tensor(outputs: torch.Tensor) -> torch.Tensor:
-    """`pack` for a tensor (n, K), on its own device: uint8 (n, ceil(K/8))."""
+    """`pack` for a tensor (n, K), on its own device: uint8 (n, ceil(K/8)). Of operators that ONNX has, too."""
     import torch
 
-    n, bits = outputs.shape
-    ones = torch.zeros(n, code_bytes(bits) * 8, dtype=torch.uint8, device=outputs.device)
-    ones[:, :bits] = outputs >= 0
-    weights = 2 ** torch.arange(8, dtype=torch.uint8, device=outputs.device)
-    return (ones.view(n, code_bytes(bits), 8) * weights).sum(dim=2, dtype=torch.uint8)
+    bits = outputs.shape[1]
+    width = code_bytes(bits)
+    ones = torch.nn.functional.pad((outputs >= 0).to(torch.int32), (0, width * 8 - bits))
+    weights = 2 ** torch.arange(8, dtype=torch.int32, device=outputs.device)
+    return (ones.view(-1, width, 8) * weights).sum(dim=2, dtype=torch.int32).to(torch.uint8)
 
 
 def unpack(codes: Codes, bits: int) -> npt.NDArray[np.int8]:

@@ -9,10 +9,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from encoders import altered
 from PIL import Image
+from typer.testing import CliRunner
 
 import hashfaiss.codes
+from hashfaiss.cli import app
 from hashfaiss.encoding.encoder import Encoder
+from hashfaiss.encoding.learned import LearnedCodes
+from hashfaiss.files import content_digest
+from hashfaiss.images.preprocessing import Preprocessing
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -53,6 +59,29 @@ def test_keep_in_step(tmp_path: Path, encoder: Encoder, photos: Path) -> None:
     encoder.save(tmp_path / "model.pt")
     assert "12 encoded, 0 unchanged" in run("keep_in_step.py", "model.pt", str(photos), "p.index", folder=tmp_path)
     assert "0 encoded, 12 unchanged" in run("keep_in_step.py", "model.pt", str(photos), "p.index", folder=tmp_path)
+
+
+def test_onnx_codes(tmp_path: Path, encoder: Encoder) -> None:
+    """Those of `export-model`'s file are the encoder's own, but for one that was learned (ADSH): that is told."""
+    pixels = np.random.default_rng(2).integers(0, 256, (4, 3, 3, 3)).astype(np.uint8)
+    files = []
+    for number, (small, kind) in enumerate(zip(pixels, ("jpg", "png", "jpg", "webp"), strict=True)):
+        image = Image.fromarray(small).resize((61 + 40 * number, 90), Image.Resampling.BICUBIC)
+        files.append(str(tmp_path / f"{number}.{kind}"))
+        image.convert("L" if number == 2 else "RGB").save(files[-1])
+    learned = LearnedCodes([content_digest(Path(files[0]).read_bytes())], np.zeros((1, 3), np.uint8))
+    how = Preprocessing(32, "crop", crop=0.9, interpolation="bicubic")
+    own = altered(encoder, preprocessing=how, learned=learned, method="adsh")
+    own.save(tmp_path / "m.pt")
+    out = tmp_path / "m.onnx"
+    done = CliRunner().invoke(app, ["export-model", "--model", str(tmp_path / "m.pt"), "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    assert "images uint8 (n, 32, 32, 3) to codes uint8 (n, 3)" in done.output
+    assert "codes that were learned beside the network for 1 image are not in the file" in done.output
+    printed = run("onnx_codes.py", str(out), *files, folder=tmp_path).splitlines()
+    codes = own.encode(files)
+    assert len(np.unique(codes, axis=0)) == 4
+    assert printed == [f"{file}: {code.tobytes().hex()}" for file, code in zip(files, codes, strict=True)]
 
 
 @pytest.mark.slow

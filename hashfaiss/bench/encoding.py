@@ -227,7 +227,8 @@ def _ready(encoder: Encoder, items: Sequence[Item]) -> list[Tensor]:
     """Resized batches of real images."""
     count = READY * encoder.batch_size
     paths = islice(cycle(str(item.path) for item in spread(items, count)), count)
-    resized = [encoder.preprocessing.resize(read_image(path)) for path in paths]
+    least = encoder.preprocessing.least_side
+    resized = [encoder.preprocessing.resize(read_image(path, least)) for path in paths]
     return [torch.stack(batch) for batch in batched(resized, encoder.batch_size)]
 
 
@@ -291,7 +292,7 @@ def _alone(encoder: Encoder, paths: Sequence[str]) -> tuple[float, float]:
     engine = encoder.precision.computing_engine()
 
     def bare(path: str) -> None:
-        image = encoder.preprocessing.resize(read_image(path))[None]
+        image = encoder.preprocessing.resize(read_image(path, encoder.preprocessing.least_side))[None]
         with torch.inference_mode():
             if engine is not None:
                 pack_tensor(engine(image))

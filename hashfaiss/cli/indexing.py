@@ -55,6 +55,10 @@ def build(
     allow_removals: Annotated[
         bool, typer.Option("--allow-removals", help="Believe that images were deleted, however many are gone at once.")
     ] = False,
+    reduced_decoding: Annotated[
+        bool,
+        typer.Option("--reduced-decoding", help="For a new index: large JPEGs decode faster, to codes of their own."),
+    ] = False,
     max_megapixels: MegapixelsOption = None,
     threads: ThreadsOption = None,
     device: DevicesOption = "auto",
@@ -64,6 +68,9 @@ def build(
     engine: EngineOption = "auto",
 ) -> None:
     """Bring an index into step with a folder: encode what is new, forget what is gone.
+
+    Images are JPEG, PNG, GIF, WebP, AVIF, HEIC, TIFF, BMP, JPEG 2000, PPM, TGA and PCX. What cannot be read is skipped
+    and told, and so are raw photographs (CR2, CR3, NEF, ARW, DNG, ORF, RW2, RAF, ...): save these as JPEG.
 
     A file is its contents: one that was moved, renamed, copied, touched or labelled otherwise takes its code over.
     What cannot be looked at (a disk that is away, say) stays in the index, is told, and makes the exit code 1; so does
@@ -106,8 +113,15 @@ def build(
         encoder = (
             Encoder.load(index / ENCODER, device, precision, engine)
             if there
-            else _fitted(images, bits or 64, labels, device, precision, engine, exclude or ())
+            else _fitted(images, bits or 64, labels, device, precision, engine, exclude or (), reduced_decoding)
         )
+    if reduced_decoding and not encoder.preprocessing.reduced:
+        if there and model is None:
+            raise ArgumentError(
+                f"--reduced-decoding makes other codes than those in {str(index)!r}: leave it out, or name a new "
+                "--index"
+            )
+        encoder.reduce_decoding()
     opened = ImageIndex.create(encoder, index, "auto" if kind is None else kind)
     kept = False
     for folder in images:
@@ -140,6 +154,7 @@ def _fitted(
     precision: str,
     engine: str,
     exclude: Sequence[str],
+    reduced: bool,
 ) -> Encoder:
     """An encoder for images without labels."""
     from hashfaiss.cli.console import bar, note
@@ -147,7 +162,15 @@ def _fitted(
 
     with bar("look at images") as progress:
         encoder = fit_to_folders(
-            images, bits, labels, device=device, precision=precision, engine=engine, progress=progress, exclude=exclude
+            images,
+            bits,
+            labels,
+            device=device,
+            precision=precision,
+            engine=engine,
+            progress=progress,
+            exclude=exclude,
+            reduced=reduced,
         )
     count = encoder.facts["training_images"]
     fewer = "" if encoder.bits == bits else f" (they are too few for {bits})"

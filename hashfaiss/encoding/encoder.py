@@ -8,6 +8,7 @@ import json
 import os
 import zipfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,7 @@ from hashfaiss.images.preprocessing import Preprocessing
 from hashfaiss.networks import build_network
 
 if TYPE_CHECKING:
+    from hashfaiss.encoding.exporting import Format
     from hashfaiss.library.image_index import ImageIndex
 
 FORMAT = "hashfaiss-model"
@@ -205,6 +207,23 @@ class Encoder:
         except OSError as error:
             raise ModelError(f"cannot write the model {os.fspath(path)!r}: {error.strerror}") from None
 
+    def export(self, path: str | os.PathLike[str], to: Format = "onnx") -> None:
+        """Write normalisation, network and packing for other programs: see `hashfaiss.encoding.exporting`.
+
+        Learned codes of training images (`learned`) are not in it.
+
+        Args:
+            to: "onnx" (`path` ends in .onnx) or "openvino" (.xml; a .bin file lies beside it).
+
+        Raises:
+            ArgumentError: another suffix or format, or `path` is a model file of hashfaiss.
+            ModelError: the network cannot be exported, a package is missing for it, or the file cannot be written.
+        """
+        from hashfaiss.encoding.exporting import export
+
+        self._identity = None  # the network may have been trained since
+        export(self, path, to)
+
     def __reduce__(self) -> tuple[Any, ...]:
         """As its file: a copy is what `load` makes of it, on the same devices."""
         device = ",".join(map(str, self.devices))
@@ -236,6 +255,11 @@ class Encoder:
             buffer,
         )
         return buffer.getvalue()
+
+    def reduce_decoding(self) -> None:
+        """Decode JPEG files at reduced size from now on, see `Preprocessing.reduced`: this makes it another encoder."""
+        self.preprocessing = replace(self.preprocessing, reduced=True)
+        self.remembered = self._identity = None
 
     @property
     def batch_size(self) -> int:

@@ -299,7 +299,7 @@ def _prepare(encoder: Encodes, item: Item, remembered: LearnedCodes | None) -> P
             digest = content_digest(data)
             if remembered is not None and (code := remembered.get(digest)) is not None:
                 return code, digest
-            image = decode_image(data, item.source.path)
+            image = decode_image(data, item.source.path, encoder.preprocessing.least_side)
         else:
             image = _from_memory(item.source)
             digest = content_digest(np.ascontiguousarray(image.cpu().numpy()).tobytes())

@@ -189,7 +189,8 @@ def encode_time(encoder: Encoder, paths: list[str]) -> dict[str, Any]:
     batch: list[Tensor] = []
     for path in paths:
         with suppress(ImageError):  # the evaluation has told of it
-            batch.append(encoder.preprocessing.resize(decode_image(read_bytes(path), path)))
+            image = decode_image(read_bytes(path), path, encoder.preprocessing.least_side)
+            batch.append(encoder.preprocessing.resize(image))
         if len(batch) == TIMED_BATCH:
             break
     device = torch.device(encoder.device)

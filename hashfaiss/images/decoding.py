@@ -19,13 +19,15 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from hashfaiss.errors import ArgumentError, ImageError
 from hashfaiss.images.colours import eight_bits, foreign_profile, over_white, standard_colours
 from hashfaiss.images.deep_tiff import is_deep, is_negative, read_deep
-from hashfaiss.images.sniffing import AVIF_BRANDS, ISO_BRANDS, brands
+from hashfaiss.images.raw import refuse_raw
+from hashfaiss.images.sniffing import AVIF_BRANDS, ISO_BRANDS, RAW, brands
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 MAX_FILE_BYTES = 1 << 29
 MAX_PIXELS = 178_956_970  # where Pillow refuses too, which lets nobody say otherwise for one image
+REDUCTION = 4  # of a JPEG's sides, at least: to half, Pillow takes as long as torchcodec does for all
 MEGAPIXELS = "HASHFAISS_MAX_MEGAPIXELS"  # read anew for each image: processes that encode are given it, too
 
 # What Pillow may open. It knows more formats, and starts another program (Ghostscript) for one of them.
@@ -46,6 +48,9 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
         if status.st_size > MAX_FILE_BYTES:
             raise ImageError(name, f"{status.st_size:,} bytes, more than {MAX_FILE_BYTES:,}")
         with open(name, "rb") as file:
+            if name.lower().endswith(tuple(RAW)):  # large, and read in vain
+                refuse_raw(file, name)
+                file.seek(0)
             return file.read()
     except (OSError, ValueError) as error:
         raise ImageError(name, _file_trouble(error)) from None
@@ -57,22 +62,28 @@ def _file_trouble(error: Exception) -> str:
     return str(getattr(error, "strerror", None) or error)
 
 
-def read_image(path: str | os.PathLike[str]) -> Tensor:
-    """Read and decode one image file: uint8 (3, height, width).
+def read_image(path: str | os.PathLike[str], least: int | None = None) -> Tensor:
+    """Read and decode one image file: uint8 (3, height, width); `least` as in `decode_image`.
 
     Raises:
         ImageError: missing, empty, truncated, not an image, too large, or of a kind that has no 8-bit colours.
     """
-    return decode_image(read_bytes(path), os.fspath(path))
+    return decode_image(read_bytes(path), os.fspath(path), least)
 
 
-def decode_image(data: bytes, path: str | None = None) -> Tensor:
-    """Decode the bytes of one image file (`path` names it in errors): uint8 (3, height, width)."""
+def decode_image(data: bytes, path: str | None = None, least: int | None = None) -> Tensor:
+    """Decode the bytes of one image file (`path` names it in errors): uint8 (3, height, width).
+
+    Args:
+        least: decode a JPEG file at 1/4 or 1/8 of its size (libjpeg's scaled inverse DCT) if its sides have this many
+            pixels there, the smaller if both do.
+    """
     if not data:
         raise ImageError(path, "empty file")
     most = max_pixels()
     try:
-        return _decode(data, most)
+        refuse_raw(io.BytesIO(data), path)
+        return _decode(data, most, least)
     except UnidentifiedImageError:
         raise ImageError(path, "not an image, or of a format that is not known here") from None
     except MemoryError:
@@ -107,11 +118,14 @@ def max_pixels() -> int:
 
 
 def open_image(source: str | BinaryIO) -> Image.Image:
-    """Open an image of a known format with Pillow, which reads its header."""
+    """Open an image of a known format with Pillow, which reads its header; ImageError for the path of a raw one."""
+    if isinstance(source, str):
+        with open(source, "rb") as file:
+            refuse_raw(file, source)
     return Image.open(source, formats=FORMATS)
 
 
-def _decode(data: bytes, most: int) -> Tensor:
+def _decode(data: bytes, most: int, least: int | None) -> Tensor:
     if data[:2] == b"\xff\x0a" or data[4:12] == b"JXL \r\n\x87\n":
         raise ImageError(None, "JPEG XL, which is not read here: convert it to JPEG or PNG")
     named = brands(data[:256])
@@ -122,6 +136,9 @@ def _decode(data: bytes, most: int) -> Tensor:
     except Image.DecompressionBombError:
         raise ImageError(None, f"claims more than {most:,} pixels{_ADVICE}") from None
     _check_pixels(image.width, image.height, most)
+    if least is not None and image.format in ("JPEG", "MPO") and min(image.size) >= REDUCTION * least:
+        image.draft(None, (least, least))
+        return from_pillow(image)
     wide = image.format == "PNG" and data[24] == 16 and image.mode != "I;16"
     if wide:  # Pillow reads the upper 8 bits alone
         return _in_colours_of(image, eight_bits(_torchcodec(data, "RGB_ALPHA", torch.uint16)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -34,6 +35,8 @@ class Preprocessing:
         mean, std: subtracted from and divided into RGB values from 0 to 1.
         crop: share of the central square's side that is kept; 224/256 is ImageNet's usual evaluation crop.
         interpolation: "bilinear" or "bicubic", antialiased.
+        reduced: JPEG files are decoded at 1/4 or 1/8 of their size where at least twice the pixels are left that
+            the network sees: several times faster for large photographs, and other codes, see docs/decoding.md.
     """
 
     size: int = 224
@@ -42,6 +45,7 @@ class Preprocessing:
     std: tuple[float, float, float] = IMAGENET_STD
     crop: float = CROP_SHARE
     interpolation: Interpolation = "bilinear"
+    reduced: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.size, bool) or not isinstance(self.size, int) or not 8 <= self.size <= MAX_SIZE:
@@ -52,6 +56,18 @@ class Preprocessing:
             raise ArgumentError(f"crop is {self.crop!r}: give a share above 0, up to 1")
         if self.interpolation not in get_args(Interpolation):
             raise ArgumentError(f"interpolation is {self.interpolation!r}: give 'bilinear' or 'bicubic'")
+        if not isinstance(self.reduced, bool):
+            raise ArgumentError(f"reduced is {self.reduced!r}: give True or False")
+
+    @property
+    def least_side(self) -> int | None:
+        """Pixels that the sides of a decoded image must have, see `decode_image`; None where all are decoded.
+
+        Twice what a side of the network's image is made of, also with a margin.
+        """
+        if not self.reduced:
+            return None
+        return math.ceil(2 * self.size / (min(self.crop, CROP_SHARE) if self.fit == "crop" else CROP_SHARE))
 
     def resize(self, image: Tensor, margin: bool = False) -> Tensor:
         """Scale one image, uint8 (3, h, w), to (3, size, size), antialiased.
@@ -104,11 +120,11 @@ class Preprocessing:
             mean, std = (tuple(float(v) for v in values[name]) for name in ("mean", "std"))
             if len(mean) != 3 or len(std) != 3 or not np.isfinite(mean + std).all() or min(std) <= 0:
                 raise ValueError("mean and std need three finite values each, and std positive ones")
-            crop, interpolation = (values.get(name, before) for name, before in _YOUNGER.items())
-            return cls(values["size"], values["fit"], mean, std, crop, interpolation)
+            younger = {name: values.get(name, before) for name, before in _YOUNGER.items()}
+            return cls(values["size"], values["fit"], mean, std, **younger)
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             raise ModelError(f"the model file's preprocessing cannot be used ({error}): take another file") from None
 
 
 # Fields that are not as old as the model file, and so part of a model's identity only where they differ from this.
-_YOUNGER: dict[str, Any] = {"crop": CROP_SHARE, "interpolation": "bilinear"}
+_YOUNGER: dict[str, Any] = {"crop": CROP_SHARE, "interpolation": "bilinear", "reduced": False}

@@ -17,7 +17,7 @@ SUFFIXES = frozenset(
 RAW = frozenset(
     (
         ".cr2", ".cr3", ".nef", ".nrw", ".arw", ".srf", ".sr2", ".dng", ".orf", ".rw2", ".pef", ".raf",
-        ".3fr", ".iiq", ".erf", ".kdc", ".mrw",
+        ".3fr", ".iiq", ".erf", ".kdc", ".dcr", ".mrw", ".srw", ".crw", ".x3f", ".rwl",
     )
 )
 # fmt: on
@@ -64,16 +64,14 @@ def looks_like_image(head: bytes) -> bool:
 
 def trouble(path: str) -> str | None:
     """Why a file is no image to be looked at, by its first bytes; None where it is one, or where reading tells why."""
-    suffix = os.path.splitext(path)[1].lower()
-    if suffix in RAW:
-        return "a raw photograph"
+    named = os.path.splitext(path)[1].lower() in SUFFIXES | RAW
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for its writer
-            return None if suffix in SUFFIXES else "no file"
+            return None if named else "no file"
         with open(path, "rb") as file:
             head = file.read(LOOKED_AT)
     except (OSError, ValueError):
-        return None if suffix in SUFFIXES else "cannot be read"
+        return None if named else "cannot be read"
     if DRAWN.encode() in head:
         return DRAWN
-    return None if suffix in SUFFIXES or looks_like_image(head) else "no image"
+    return None if named or looks_like_image(head) else "no image"

@@ -45,6 +45,7 @@ class _Turned:
         self.device, self.devices = encoder.device, [encoder.device]
         self.batch_size = max(1, encoder.batch_size // VIEWS)
         self.preprocessing = self
+        self.least_side = encoder.preprocessing.least_side
 
     def resize(self, image: Tensor) -> Tensor:
         return views_of(self._encoder.preprocessing.resize(image))

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hashfaiss.errors import CorruptIndexError, HashfaissError
+from hashfaiss.errors import CorruptIndexError, HashfaissError, IndexFolderError
 from hashfaiss.files import file_unaltered
+from hashfaiss.storage.manifest import clear_leftovers, mend_manifest
 from hashfaiss.storage.segments import ADVICE, Segment
 
 ASIDE = "damaged"  # a folder for what is not used any more, but may be mended by who knows how
@@ -53,9 +54,18 @@ def segment_trouble(segment: Segment, folder: Path | None, entry: Mapping[str, A
     return None
 
 
-def set_aside(folder: Path, damaged: Sequence[Damaged]) -> None:
-    """Move the files of damaged segments out of the way; OSError if that cannot be."""
-    for one in damaged:
-        (folder / ASIDE).mkdir(exist_ok=True)
-        with contextlib.suppress(FileNotFoundError):
-            (folder / one.file).replace(folder / ASIDE / Path(one.file).name)
+def mend_folder(folder: Path, damaged: Sequence[Damaged], manifest: dict[str, Any]) -> None:
+    """Make the folder hold what the manifest says: damaged segments aside, both manifests, nothing left by others.
+
+    Raises:
+        IndexFolderError: it cannot be written.
+    """
+    try:
+        for one in damaged:
+            (folder / ASIDE).mkdir(exist_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                (folder / one.file).replace(folder / ASIDE / Path(one.file).name)
+        mend_manifest(folder, manifest)
+    except OSError as error:
+        raise IndexFolderError(f"cannot write to the index {str(folder)!r}: {error.strerror or error}") from None
+    clear_leftovers(folder, manifest)

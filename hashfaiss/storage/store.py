@@ -20,7 +20,7 @@ import numpy as np
 from hashfaiss.codes import Codes, check_bits, check_codes, code_bytes
 from hashfaiss.errors import ArgumentError, IndexFolderError
 from hashfaiss.files import DIGEST_BYTES, fast_digest, sync_folder, write_atomic
-from hashfaiss.storage.damage import Damaged, corrupt, open_segment, segment_trouble, set_aside
+from hashfaiss.storage.damage import Damaged, corrupt, mend_folder, open_segment, segment_trouble
 from hashfaiss.storage.manifest import (
     COPY,
     FORMAT,
@@ -29,7 +29,6 @@ from hashfaiss.storage.manifest import (
     check_free,
     clear_leftovers,
     manifest_trouble,
-    mend_manifest,
     packed_ids,
     read_manifest,
     unpacked_ids,
@@ -252,20 +251,12 @@ class CodeStore:
             opened = CodeStore.open(self.path, damaged=heal)
             healed, opened.damaged = opened.damaged, []
             self._take(opened)
-            self._mend(self.path, healed)
+            if healed:
+                self.manifest = _next(self.manifest)
+            mend_folder(self.path, healed, self.manifest)
             writer = StoreWriter(self)
             writer.healed = healed
             yield writer
-
-    def _mend(self, folder: Path, damaged: list[Damaged]) -> None:
-        if damaged:
-            self.manifest = _next(self.manifest)
-        try:
-            set_aside(folder, damaged)
-            mend_manifest(folder, self.manifest)
-        except OSError as error:
-            raise IndexFolderError(f"cannot write to the index {str(folder)!r}: {error.strerror or error}") from None
-        clear_leftovers(folder, self.manifest)
 
     def _take(self, other: CodeStore) -> None:
         self.manifest, self._segments, self._live = other.manifest, other._segments, None

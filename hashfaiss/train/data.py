@@ -213,7 +213,7 @@ def _decode(
     def read(path: str) -> tuple[Tensor, bytes] | str:
         try:
             data = read_bytes(path)
-            image = preprocessing.resize(decode_image(data, path), margin)
+            image = preprocessing.resize(decode_image(data, path, preprocessing.least_side), margin)
         except ImageError as error:
             return error.reason
         return image, content_digest(data)

@@ -46,6 +46,7 @@ def fit_to_folders(
     engine: str = "auto",
     progress: Callable[[int, int], None] = lambda done, total: None,
     exclude: Sequence[str] = (),
+    reduced: bool = False,
 ) -> Encoder:
     """Fit ITQ to EfficientNet-Lite0's features (ImageNet weights, no download) of images below `folders`.
 
@@ -59,6 +60,7 @@ def fit_to_folders(
         device, precision, engine: see `Encoder.load`; with several devices, the first looks at the images.
         progress: called with (images done, images to do).
         exclude: patterns of names to leave out, see `hashfaiss.images.find_images`.
+        reduced: see `Preprocessing.reduced`.
 
     Raises:
         ArgumentError: one of `folders` is not a folder, or K is out of range.
@@ -71,7 +73,7 @@ def fit_to_folders(
         drawn = np.random.default_rng(seed).choice(len(files), sample, replace=False)
         files = [files[number] for number in np.sort(drawn)]
     backbone = fixed_backbone(LITE0, "imagenet", choose_devices(device)[0])
-    first = _encoder(backbone, bits, files, str(choose_devices(device)[0]), precision, engine)
+    first = _encoder(backbone, bits, files, str(choose_devices(device)[0]), precision, engine, reduced)
     features, digests, skipped = _features(first, files, progress)
     count, different = len(digests), len(set(digests))
     if count < LEAST:
@@ -85,7 +87,7 @@ def fit_to_folders(
         tensors = method.fit(features, torch.Generator().manual_seed(seed))
     except ArgumentError as error:  # images that are all alike
         raise TrainingError(f"a model cannot be fitted to {named}: {error}") from None
-    encoder = _encoder(backbone, method.bits, files, device, precision, engine)
+    encoder = _encoder(backbone, method.bits, files, device, precision, engine, reduced)
     network: Any = encoder.network
     network.fill(tensors)
     encoder.facts = {
@@ -108,13 +110,13 @@ def _bits_that_fit(bits: int, different: int) -> int:
 
 
 def _encoder(
-    backbone: Backbone, bits: int, files: list[ImageFile], device: str, precision: str, engine: str
+    backbone: Backbone, bits: int, files: list[ImageFile], device: str, precision: str, engine: str, reduced: bool
 ) -> Encoder:
     arguments = {"backbone": LITE0, "bits": bits, "kind": "linear"}
     network = FeatureHash(LITE0, bits)
     network.backbone = backbone
     facts, size = network.backbone.facts, typical_size(files)
-    preprocessing = Preprocessing(size, "crop", facts.mean, facts.std, facts.crop, facts.interpolation)
+    preprocessing = Preprocessing(size, "crop", facts.mean, facts.std, facts.crop, facts.interpolation, reduced)
     return Encoder(
         network, "features", arguments, preprocessing, "itq", device=device, precision=precision, engine=engine
     )

@@ -21,7 +21,7 @@ from hashfaiss.train.methods import METHODS
 ROOT = Path(__file__).parents[2]
 COMMANDS = sorted(
     [
-        *(command.callback.__name__ for command in app.registered_commands),  # type: ignore[union-attr]
+        *(command.name or command.callback.__name__ for command in app.registered_commands),  # type: ignore[union-attr]
         *(
             f"{group.name} {command.name}"
             for group in app.registered_groups

@@ -89,6 +89,26 @@ def test_what_is_passed_over_is_counted(here: Path, photos: Path) -> None:
     assert "3 other files passed over: 2 .xmp, 1 .mov" in output
 
 
+def test_raw_photographs_are_skipped_with_what_to_do(here: Path, photos: Path) -> None:
+    (photos / "dog" / "a.RAF").write_bytes(b"FUJIFILMCCD-RAW 0201" + bytes(64))
+    output = build("--images", "photos")
+    assert "skipped photos/dog/a.RAF: a raw photograph (Fujifilm RAF), which is not developed here: save it" in output
+    assert "12 encoded, 0 unchanged, 0 removed, 1 skipped" in output
+    assert "a raw photograph" in build("--images", "photos", "--index", "strict", "--strict", code=1)
+
+
+def test_reduced_decoding_is_chosen_for_a_new_index(here: Path, photos: Path) -> None:
+    again = ("--images", "photos", "--reduced-decoding", "--index", "new")
+    assert "12 encoded" in build(*again)
+    assert "12 unchanged" in build(*again)
+    assert "12 unchanged" in runner.invoke(app, ["build", "--images", "photos", "--index", "new"]).output
+    assert "was made by another model" in build("--images", "photos", "--index", "new", code=1)
+    build("--images", "photos")
+    refused = runner.invoke(app, ["build", "--images", "photos", "--reduced-decoding"])
+    assert refused.exit_code == 2
+    assert "makes other codes than those in 'hashfaiss.index': leave it out, or name a new --index" in refused.output
+
+
 def test_moved_files_are_said_to_be_recognised(here: Path, photos: Path) -> None:
     build("--images", "photos")
     os.rename(photos / "cat", photos / "lynx")

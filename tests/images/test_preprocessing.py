@@ -138,8 +138,8 @@ def test_what_is_younger_than_the_model_file_changes_no_older_model() -> None:
     older = {"size": 224, "fit": "crop", "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
     assert Preprocessing().to_dict() == older
     assert Preprocessing.from_dict(older) == Preprocessing()
-    younger = Preprocessing(crop=0.95, interpolation="bicubic")
-    assert younger.to_dict() == {**older, "crop": 0.95, "interpolation": "bicubic"}
+    younger = Preprocessing(crop=0.95, interpolation="bicubic", reduced=True)
+    assert younger.to_dict() == {**older, "crop": 0.95, "interpolation": "bicubic", "reduced": True}
     assert Preprocessing.from_dict(younger.to_dict()) == younger
 
 
@@ -150,7 +150,7 @@ def test_the_crop_is_the_one_asked_for() -> None:
     assert int(Preprocessing(50, crop=1.0).resize(image).min()) == 0
 
 
-@pytest.mark.parametrize("wrong", [{"crop": 0}, {"crop": 1.5}, {"interpolation": "nearest"}])
+@pytest.mark.parametrize("wrong", [{"crop": 0}, {"crop": 1.5}, {"interpolation": "nearest"}, {"reduced": 1}])
 def test_a_crop_or_interpolation_that_is_none_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ArgumentError):
         Preprocessing(**wrong)
