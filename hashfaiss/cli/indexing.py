@@ -88,6 +88,7 @@ def build(
     """
     from hashfaiss.cli.console import bar, note, print_build, say
     from hashfaiss.encoding.encoder import Encoder
+    from hashfaiss.images.names import below
     from hashfaiss.indexes import parse_kind
     from hashfaiss.library.image_index import ImageIndex
     from hashfaiss.library.stored_encoder import ENCODER
@@ -108,12 +109,13 @@ def build(
     encoder = Encoder.load(model, device, precision, engine) if model is not None else None
     if not there or len(images) > 1:
         for folder in images:
-            check_images(folder, labels, exclude or ())
+            check_images(folder, labels, below(str(folder), exclude or ()))
+    left_out = [pattern for folder in images for pattern in below(str(folder), exclude or ())]
     if encoder is None:
         encoder = (
             Encoder.load(index / ENCODER, device, precision, engine)
             if there
-            else _fitted(images, bits or 64, labels, device, precision, engine, exclude or (), reduced_decoding)
+            else _fitted(images, bits or 64, labels, device, precision, engine, left_out, reduced_decoding)
         )
     if reduced_decoding and not encoder.preprocessing.reduced:
         if there and model is None:
@@ -132,7 +134,7 @@ def build(
                 kind,
                 strict,
                 progress,
-                exclude=exclude or (),
+                exclude=below(str(folder), exclude or ()),
                 check_content=check_content,
                 allow_removals=allow_removals,
             )

@@ -100,6 +100,8 @@ def query(
     if not images and not ids:
         raise ArgumentError("there is nothing to ask with: give images, - for paths on stdin, or --id")
     if montage:
+        if montage.suffix.lower() != ".png":  # under another suffix, a build would take it for a photograph
+            raise ArgumentError(f"the montage {str(montage)!r} is a PNG: give it a name that ends in .png")
         _check_target(montage.parent, montage)
     opened = ImageIndex.open(index, Encoder.load(model, device) if model else None, device)
     drawn: list[Hits] = []
@@ -286,6 +288,10 @@ def duplicates(
 
     if move_to and hard_link:
         raise ArgumentError("both --move-to and --hard-link were given: give one of them")
+    if (keep or not dry_run) and not (move_to or hard_link):
+        raise ArgumentError("--keep and --no-dry-run are for files that go: give --move-to DIR or --hard-link as well")
+    if move_to and move_to.is_file():
+        raise ArgumentError(f"--move-to {str(move_to)!r} is a file: give a folder")
     if keep is not None and keep not in KEEP:
         raise ArgumentError(f"keep is {keep!r}: give {', '.join(KEEP)}")
     if keep and reference:

@@ -141,10 +141,20 @@ def test_paths_ended_by_nul_may_hold_line_ends(here: Path, photos: Path) -> None
     assert [json.loads(line)["query"] for line in printed.splitlines()] == [str(strange), str(photos / "dog/1.png")]
 
 
+def test_what_is_to_be_done_with_duplicates_is_asked_whole(here: Path) -> None:
+    asked = ["duplicates", "--index", "photos.index"]
+    for alone in (["--keep", "oldest"], ["--no-dry-run"]):
+        assert "give --move-to DIR or --hard-link as well" in run(*asked, *alone, code=2)
+    assert "'model.pt' is a file: give a folder" in run(*asked, "--move-to", "model.pt", code=2)
+
+
 def test_what_cannot_be_drawn_is_told_before_the_work(here: Path, photos: Path) -> None:
     asked = ["query", "gone.png", "--index", "photos.index"]
     assert "'gone' is no folder" in run(*asked, "--montage", "gone/hits.png", code=1)
-    assert "'photos.index' is a folder" in run(*asked, "--montage", "photos.index", code=1)
+    (here / "folder.png").mkdir()
+    assert "'folder.png' is a folder" in run(*asked, "--montage", "folder.png", code=1)
+    assert "give it a name that ends in .png" in run(*asked, "--montage", "hits.jpg", code=2)
+    assert not (here / "hits.jpg").exists()
     assert "'gone' is no folder" in run("duplicates", "--index", "gone.index", "--html", "gone/page.html", code=1)
     assert "'photos.index' is a folder" in run("duplicates", "--index", "gone.index", "--html", "photos.index", code=1)
     assert "model.pt' is no folder" in run("evaluate", "--index", "photos.index", "--plots", "model.pt/plots", code=1)

@@ -17,11 +17,25 @@ from hashfaiss.errors import ArgumentError, ImageError
 from hashfaiss.images import finding
 from hashfaiss.images.decoding import read_image
 from hashfaiss.images.finding import find_images
+from hashfaiss.images.names import below
 from hashfaiss.images.sniffing import looks_like_image
 
 
 def names(folder: Path, **arguments: Any) -> list[str]:
     return [os.path.relpath(file.path, folder) for file in find_images(folder, **arguments)]
+
+
+def test_a_place_to_leave_out_may_be_named_as_the_shell_completes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("p/a/1.png", "p/b/2.png", "p/a/b/3.png", "o/b/4.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"image")
+    monkeypatch.chdir(tmp_path)
+    for pattern in ("p/b", "p/b/", "./p/b", str(tmp_path / "p/b"), "/b", "o/../p/b"):
+        assert names(tmp_path / "p", exclude=below(str(tmp_path / "p"), [pattern])) == ["a/1.png", "a/b/3.png"]
+    assert names(tmp_path / "p", exclude=below(str(tmp_path / "p"), ["b"])) == ["a/1.png"]
+    assert below(str(tmp_path / "p"), ["*.gif", "o/b"]) == ["*.gif", "o/b"]
 
 
 def test_images_are_found_in_one_order(tmp_path: Path) -> None:
