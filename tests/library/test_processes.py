@@ -50,9 +50,9 @@ def test_a_copy_of_an_index_that_is_gone_says_so(index):
 
 
 def test_a_damaged_copy_of_an_encoder_is_refused(encoder):
-    restore, (data, device, precision), *_ = encoder.__reduce__()
+    restore, (data, *how), *_ = encoder.__reduce__()
     with pytest.raises(ModelError, match="a copy in memory"):
-        restore(data[:-2000], device, precision)
+        restore(data[:-2000], *how)
 
 
 def asked(index, path):
