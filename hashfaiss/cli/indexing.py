@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,6 +24,8 @@ from hashfaiss.errors import ArgumentError
 
 if TYPE_CHECKING:
     from hashfaiss.encoding.encoder import Encoder
+    from hashfaiss.library.image_index import ImageIndex
+    from hashfaiss.library.sync import BuildReport
 
 
 @app.command()
@@ -86,14 +88,14 @@ def build(
 
         hashfaiss build --model dhida.pt --images photos/
     """
-    from hashfaiss.cli.console import bar, note, print_build, say
+    from hashfaiss.cli.console import note, print_build, say
     from hashfaiss.encoding.encoder import Encoder
     from hashfaiss.images.names import below
     from hashfaiss.indexes import parse_kind
     from hashfaiss.library.image_index import ImageIndex
     from hashfaiss.library.stored_encoder import ENCODER
     from hashfaiss.library.sync import check_images
-    from hashfaiss.storage.manifest import MANIFEST
+    from hashfaiss.storage.manifest import index_at
 
     for folder in images:
         if folder.is_file():
@@ -102,7 +104,8 @@ def build(
         raise ArgumentError(
             "--labels and several --images were given: a label file is of one folder, so build each alone"
         )
-    there = (index / MANIFEST).exists()
+    images = _outermost(images)
+    there = index_at(index)
     if bits is not None and (there or model is not None):
         raise ArgumentError(f"--bits {bits} is of a model that is fitted to the images, and there is one: leave it out")
     parse_kind(kind or "auto", bits or 64, 0)  # before the work
@@ -125,19 +128,9 @@ def build(
             )
         encoder.reduce_decoding()
     opened = ImageIndex.create(encoder, index, "auto" if kind is None else kind)
+    how = {"check_content": check_content, "allow_removals": allow_removals}
     kept = False
-    for folder in images:
-        with bar("encode") as progress:
-            report = opened.build(
-                folder,
-                labels,
-                kind,
-                strict,
-                progress,
-                exclude=below(str(folder), exclude or ()),
-                check_content=check_content,
-                allow_removals=allow_removals,
-            )
+    for folder, report in _build_all(opened, images, labels, kind, strict, exclude or (), **how):
         if len(images) > 1:
             say(f"{folder}:")
         print_build(report)
@@ -146,6 +139,45 @@ def build(
         note(encoder.engine_trouble)
     if kept:
         raise typer.Exit(1)
+
+
+def _outermost(folders: list[Path]) -> list[Path]:
+    """Those that lie in no other; a folder that does is built with it."""
+    from hashfaiss.cli.console import note
+
+    real = {folder: folder.resolve() for folder in folders}
+    found: list[Path] = []
+    for folder in real:
+        around = [one for one in real if real[one] in real[folder].parents]
+        around += [one for one in found if real[one] == real[folder]]
+        if around:
+            note(f"{folder} lies in {around[0]}, and is built with it")
+        else:
+            found.append(folder)
+    return found
+
+
+def _build_all(
+    opened: ImageIndex,
+    folders: list[Path],
+    labels: Path | None,
+    kind: str | None,
+    strict: bool,
+    exclude: Sequence[str],
+    **how: bool,
+) -> Iterator[tuple[Path, BuildReport]]:
+    """Of several folders, each takes up what came before any forgets what went: a file may go from one to another."""
+    from hashfaiss.cli.console import bar
+    from hashfaiss.images.names import below
+
+    came: dict[Path, BuildReport] = {}
+    for folder in folders if len(folders) > 1 else ():
+        with bar("encode") as progress:
+            came[folder] = opened.add(folder, None, progress, exclude=below(str(folder), exclude), **how)
+    for folder in folders:
+        with bar("encode") as progress:
+            report = opened.build(folder, labels, kind, strict, progress, exclude=below(str(folder), exclude), **how)
+        yield folder, report.after(came[folder]) if folder in came else report
 
 
 def _fitted(

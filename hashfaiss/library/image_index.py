@@ -21,7 +21,7 @@ from hashfaiss.library.queries import Queries
 from hashfaiss.library.stored_encoder import ENCODER, ENGINE, stored_encoder
 from hashfaiss.library.sync import BuildReport, Looking, build, check_encoder, check_images, remove
 from hashfaiss.library.verifying import verify_folder, verify_store
-from hashfaiss.storage.manifest import COPY, MANIFEST
+from hashfaiss.storage.manifest import index_at
 from hashfaiss.storage.store import CodeStore
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class ImageIndex:
             return cls(CodeStore.create(None, encoder.bits, encoder=about, kind=kind), encoder)
         folder = Path(path)
         encoder.cache.folder = folder / ENGINE
-        if not ((folder / MANIFEST).exists() or (folder / COPY).exists()):
+        if not index_at(folder):
             store = CodeStore.create(
                 folder, encoder.bits, lambda made: encoder.save(made / ENCODER), encoder=about, kind=kind
             )

@@ -88,6 +88,19 @@ class BuildReport:
     decoders: str | None = None
     seconds: float = 0.0
 
+    def after(self, first: BuildReport) -> BuildReport:
+        """What this build and one of the same folder before it did together."""
+        return replace(
+            self,
+            encoded=self.encoded + first.encoded,
+            unchanged=self.unchanged - first.encoded - first.recognised,
+            recognised=self.recognised + first.recognised,
+            removed=self.removed + first.removed,
+            damaged=first.damaged + self.damaged,
+            decoders=first.decoders or self.decoders,
+            seconds=self.seconds + first.seconds,
+        )
+
     @property
     def images_per_second(self) -> float:
         """Encoded images a second, listing and indexing included."""

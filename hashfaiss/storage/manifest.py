@@ -54,13 +54,18 @@ def writer_lock(folder: Path) -> Iterator[None]:
         lock.release()
 
 
+def index_at(folder: Path) -> bool:
+    """Whether there is an index at `folder`, sound or not."""
+    return (folder / MANIFEST).exists() or (folder / COPY).exists()
+
+
 def check_free(folder: Path) -> None:
     """IndexFolderError unless an index can be made at `folder`: nothing there, an empty folder, or one begun."""
     if not folder.exists():
         return
     if not folder.is_dir():
         raise IndexFolderError(f"{str(folder)!r} is a file: give a folder for the index")
-    if (folder / MANIFEST).exists() or (folder / COPY).exists():
+    if index_at(folder):
         raise IndexFolderError(f"{str(folder)!r} is an index already: open it, or give another folder")
     if any((folder / "codes").glob("*.h5")):
         raise IndexFolderError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -52,6 +53,26 @@ def test_an_option_that_takes_one_value_is_not_given_twice(here: Path) -> None:
     ):
         result = runner.invoke(app, command)
         assert (result.exit_code, "was given 2 times: give it once" in result.output) == (2, True), result.output
+
+
+def test_a_file_may_go_from_one_folder_to_another_of_the_same_build(here: Path, photos: Path) -> None:
+    """Whichever is named first; a folder in another is built with that, under its labels."""
+    (here / "other").mkdir()
+    shutil.move(photos / "dog", here / "other/dog")
+    asked = ("--images", "photos", "--images", "other", "--index", "two")
+    assert build(*asked).count("encoded") == 2
+    for source, target in (
+        (photos / "cat/0.jpg", here / "other/dog/9.jpg"),
+        (here / "other/dog/9.jpg", photos / "cat/0.jpg"),
+    ):
+        shutil.move(source, target)
+        told = build(*asked)
+        assert told.count("0 encoded") == 2
+        assert told.count("1 recognised by their contents") == 1
+        assert told.count("0 removed") == 2
+    told = build("--images", "photos", "--images", "photos/cat", "--images", "other", "--index", "two")
+    assert told.count("0 encoded") == 2
+    assert "recognised" not in told
 
 
 def test_several_folders_are_all_built(here: Path, photos: Path) -> None:
