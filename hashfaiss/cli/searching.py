@@ -288,14 +288,14 @@ def duplicates(
 
     if move_to and hard_link:
         raise ArgumentError("both --move-to and --hard-link were given: give one of them")
-    if (keep or not dry_run) and not (move_to or hard_link):
-        raise ArgumentError("--keep and --no-dry-run are for files that go: give --move-to DIR or --hard-link as well")
-    if move_to and move_to.is_file():
-        raise ArgumentError(f"--move-to {str(move_to)!r} is a file: give a folder")
     if keep is not None and keep not in KEEP:
         raise ArgumentError(f"keep is {keep!r}: give {', '.join(KEEP)}")
     if keep and reference:
         raise ArgumentError("both --keep and --reference were given: the reference folder's images are kept")
+    if (keep or not dry_run) and not (move_to or hard_link):
+        raise ArgumentError("--keep and --no-dry-run are for files that go: give --move-to DIR or --hard-link as well")
+    if move_to and move_to.is_file():
+        raise ArgumentError(f"--move-to {str(move_to)!r} is a file: give a folder")
     if html:
         _check_target(html.parent, html)
     with bar("duplicates") as progress:
