@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -105,6 +106,7 @@ def build(
             "--labels and several --images were given: a label file is of one folder, so build each alone"
         )
     images = _outermost(images)
+    left_out = {folder: below(str(folder), exclude or ()) for folder in images}
     there = index_at(index)
     if bits is not None and (there or model is not None):
         raise ArgumentError(f"--bits {bits} is of a model that is fitted to the images, and there is one: leave it out")
@@ -112,13 +114,14 @@ def build(
     encoder = Encoder.load(model, device, precision, engine) if model is not None else None
     if not there or len(images) > 1:
         for folder in images:
-            check_images(folder, labels, below(str(folder), exclude or ()))
-    left_out = [pattern for folder in images for pattern in below(str(folder), exclude or ())]
+            check_images(folder, labels, left_out[folder])
     if encoder is None:
         encoder = (
             Encoder.load(index / ENCODER, device, precision, engine)
             if there
-            else _fitted(images, bits or 64, labels, device, precision, engine, left_out, reduced_decoding)
+            else _fitted(
+                images, bits or 64, labels, device, precision, engine, [*chain(*left_out.values())], reduced_decoding
+            )
         )
     if reduced_decoding and not encoder.preprocessing.reduced:
         if there and model is None:
@@ -130,7 +133,7 @@ def build(
     opened = ImageIndex.create(encoder, index, "auto" if kind is None else kind)
     how = {"check_content": check_content, "allow_removals": allow_removals}
     kept = False
-    for folder, report in _build_all(opened, images, labels, kind, strict, exclude or (), **how):
+    for folder, report in _build_all(opened, left_out, labels, kind, strict, **how):
         if len(images) > 1:
             say(f"{folder}:")
         print_build(report)
@@ -159,24 +162,22 @@ def _outermost(folders: list[Path]) -> list[Path]:
 
 def _build_all(
     opened: ImageIndex,
-    folders: list[Path],
+    left_out: dict[Path, list[str]],
     labels: Path | None,
     kind: str | None,
     strict: bool,
-    exclude: Sequence[str],
     **how: bool,
 ) -> Iterator[tuple[Path, BuildReport]]:
     """Of several folders, each takes up what came before any forgets what went: a file may go from one to another."""
     from hashfaiss.cli.console import bar
-    from hashfaiss.images.names import below
 
     came: dict[Path, BuildReport] = {}
-    for folder in folders if len(folders) > 1 else ():
+    for folder, exclude in left_out.items() if len(left_out) > 1 else ():
         with bar("encode") as progress:
-            came[folder] = opened.add(folder, None, progress, exclude=below(str(folder), exclude), **how)
-    for folder in folders:
+            came[folder] = opened.add(folder, None, progress, exclude=exclude, **how)
+    for folder, exclude in left_out.items():
         with bar("encode") as progress:
-            report = opened.build(folder, labels, kind, strict, progress, exclude=below(str(folder), exclude), **how)
+            report = opened.build(folder, labels, kind, strict, progress, exclude=exclude, **how)
         yield folder, report.after(came[folder]) if folder in came else report
 
 

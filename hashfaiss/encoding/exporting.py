@@ -8,7 +8,6 @@ to zero is decided in float32 here. docs/export.md says what is left to the prog
 from __future__ import annotations
 
 import copy
-import io
 import json
 import os
 import tempfile
@@ -145,7 +144,7 @@ def _onnx(onnx: Any, encoder: Exports) -> bytes:
 
 def _write_openvino(openvino: Any, data: bytes, about: dict[str, str], paths: list[Path]) -> None:
     try:
-        model = openvino.convert_model(io.BytesIO(data))
+        model = openvino.Core().read_model(data)  # convert_model would tell Intel of it (openvino-telemetry)
     except Exception as error:  # as above
         raise ModelError(f"OpenVINO cannot convert the network ({' '.join(str(error).split())[:200]})") from None
     for name, value in about.items():

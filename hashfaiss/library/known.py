@@ -182,8 +182,9 @@ class KnownFiles:
                 above[folder].append(number)
         found: dict[str, list[int]] = {}
         for folder in sorted(above, key=len):
-            many = len(above[folder]) > GONE_AT_ONCE and 2 * len(above[folder]) > len(self._numbers_below(folder))
-            if many and not any(folder.startswith(os.path.join(taken, "")) for taken in found):
+            if len(above[folder]) <= GONE_AT_ONCE or any(folder.startswith(os.path.join(taken, "")) for taken in found):
+                continue
+            if 2 * len(above[folder]) > len(self._numbers_below(folder)):  # which looks at all paths
                 found[folder] = above[folder]
         return found
 
