@@ -90,7 +90,6 @@ def query(
         find new/ -name '*.jpg' -print0 | hashfaiss query - --radius 4 --json
     """
     from hashfaiss.cli.console import note, print_hits, shown_path
-    from hashfaiss.encoding.encoder import Encoder
     from hashfaiss.library.answering import How
     from hashfaiss.library.image_index import ImageIndex
     from hashfaiss.library.montage import MOST_ROWS, draw_montage
@@ -103,7 +102,12 @@ def query(
         if montage.suffix.lower() != ".png":  # under another suffix, a build would take it for a photograph
             raise ArgumentError(f"the montage {str(montage)!r} is a PNG: give it a name that ends in .png")
         _check_target(montage.parent, montage)
-    opened = ImageIndex.open(index, Encoder.load(model, device) if model else None, device)
+    if model is None:  # to import the encoder's takes seconds, and a query may do without
+        opened = ImageIndex.open(index, device=device)
+    else:
+        from hashfaiss.encoding.encoder import Encoder
+
+        opened = ImageIndex.open(index, Encoder.load(model, device), device)
     drawn: list[Hits] = []
     failed = False
     if k is None and radius is None:

@@ -6,7 +6,6 @@ import hashlib
 import io
 import json
 import os
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,13 +16,15 @@ import torch
 from torch import Tensor, nn
 
 from hashfaiss.codes import BIT_ORDER, Codes, check_bits, code_bytes, pack_tensor
+from hashfaiss.encoding.compiled import HINTS
 from hashfaiss.encoding.devices import choose_devices
-from hashfaiss.encoding.engine import HINTS, OpenVino, choose_engine
+from hashfaiss.encoding.engine import Graph, OpenVino, choose_engine
 from hashfaiss.encoding.engine_cache import EngineCache
-from hashfaiss.encoding.items import Images, as_items
+from hashfaiss.encoding.items import as_items
 from hashfaiss.encoding.learned import LearnedCodes
-from hashfaiss.encoding.pipeline import encode_stream
-from hashfaiss.encoding.precision import TYPES, Precision, choose_precision, images_together
+from hashfaiss.encoding.model_file import FORMAT, VERSION, read_file, read_model
+from hashfaiss.encoding.pipeline import Work, encode_stream
+from hashfaiss.encoding.precision import Precision, choose_precision, images_together, versions
 from hashfaiss.errors import ArgumentError, ImageError, ModelError
 from hashfaiss.files import DIGEST_BYTES, write_atomic
 from hashfaiss.images.preprocessing import Preprocessing
@@ -31,10 +32,9 @@ from hashfaiss.networks import build_network
 
 if TYPE_CHECKING:
     from hashfaiss.encoding.exporting import Format
+    from hashfaiss.encoding.items import Images
     from hashfaiss.library.image_index import ImageIndex
 
-FORMAT = "hashfaiss-model"
-VERSION = 1
 IDENTITY_PRECISION = "float32"  # what codes are defined by, however they are computed
 # Batches a CPU's core takes at once, so that what half precision leaves to float32 is a batch, too.
 CPU_BATCHES = 3
@@ -88,8 +88,8 @@ class Encoder:
         name = choose_precision(precision, self.device)
         self.engine, self._engine_trouble = choose_engine(engine, self.device, name)
         self.engine_asked = engine
-        self.cache = EngineCache(self._identity_now)
-        self._identity: str | None = None
+        self.cache = EngineCache(self._about)
+        self._identity: tuple[list[int], str] | None = None
         self._precision_name = name
         self.precision = Precision(self.network, self.device, name, self._inputs, self._engines)
 
@@ -102,39 +102,52 @@ class Encoder:
     @property
     def identity(self) -> str:
         """sha256 of all that decides a code: weights, network, preprocessing, bit order, precision."""
-        if self._identity is None:
-            digest = hashlib.sha256()
-            settings = [
-                self.network_name,
-                self.network_arguments,
-                self.preprocessing.to_dict(),
-                BIT_ORDER,
-                IDENTITY_PRECISION,
-            ]
-            digest.update(json.dumps(settings, sort_keys=True).encode())
-            if self.learned is not None:
-                digest.update(b"".join(self.learned.digests) + self.learned.codes.tobytes())
-            for name, value in sorted(self.network.state_dict().items()):
-                array = value.detach().cpu().contiguous().numpy()
-                digest.update(f"{name}{array.dtype}{array.shape}".encode())
-                digest.update(array.tobytes())
-            self._identity = digest.hexdigest()
-        return self._identity
+        found, now = self._identity, versions(self.network)
+        if found is None or found[0] != now:  # it may have been trained since it was last asked for
+            self._identity = found = now, self._digest()
+        return found[1]
 
-    def _identity_now(self) -> str:
-        """Also where the network has been trained since it was last asked for."""
-        self._identity = None
-        return self.identity
+    def _digest(self) -> str:
+        digest = hashlib.sha256()
+        settings = [
+            self.network_name,
+            self.network_arguments,
+            self.preprocessing.to_dict(),
+            BIT_ORDER,
+            IDENTITY_PRECISION,
+        ]
+        digest.update(json.dumps(settings, sort_keys=True).encode())
+        if self.learned is not None:
+            digest.update(b"".join(self.learned.digests) + self.learned.codes.tobytes())
+        for name, value in sorted(self.network.state_dict().items()):
+            array = value.detach().cpu().contiguous().numpy()
+            digest.update(f"{name}{array.dtype}{array.shape}".encode())
+            digest.update(array.tobytes())
+        return digest.hexdigest()
+
+    def _about(self) -> dict[str, Any]:
+        """What is kept with a compiled network, for `hashfaiss.encoding.light`."""
+        return {"identity": self.identity, "preprocessing": self.preprocessing.to_dict(), "bits": self.bits}
 
     def _engines(self) -> list[OpenVino]:
         """What computes the network beside torch, the fastest first."""
         if self.engine != "openvino":
             return []
-        half = TYPES[self._precision_name]
-        size, normalise = self.preprocessing.size, self.preprocessing.normalise
+        graph = Graph(self.network, self.preprocessing.normalise, self.preprocessing.size)
         after = {} if self.engine_asked == "auto" else {"from_images": 0}
-        kinds = (half, torch.float32) if half in HINTS else (torch.float32,)
-        return [OpenVino(self.network, normalise, size, kind, self.cache, **after) for kind in kinds]
+        kinds = dict.fromkeys((self._precision_name, IDENTITY_PRECISION))
+        return [OpenVino(graph, kind, self.cache, **after) for kind in kinds if kind in HINTS]
+
+    def keep_compiled(self, images: Images) -> None:
+        """Have a compiled network kept beside the encoder, learned of on a few images that can be read.
+
+        Processes that ask with a few images need not import torch then: see `hashfaiss.encoding.light`.
+        """
+        if self.engine == "openvino" and self.cache.read(HINTS[IDENTITY_PRECISION]) is None:
+            prepared = [made for _, made in Work(self).prepare(list(as_items(images)))]
+            resized = [made[0] for made in prepared if isinstance(made, tuple) and isinstance(made[0], Tensor)]
+            if resized:
+                self.precision.settle(torch.stack(resized))
 
     @property
     def engine_trouble(self) -> str | None:
@@ -159,14 +172,14 @@ class Encoder:
             ModelError: missing, damaged, not a hashfaiss model, or of a format version not known here.
             ArgumentError: `device` is not there, no such precision, or no such engine here.
         """
-        return cls._read(_read_bytes(os.fspath(path)), os.fspath(path), device, precision, engine)
+        return cls._read(read_file(os.fspath(path)), os.fspath(path), device, precision, engine)
 
     @classmethod
     def _read(cls, data: bytes, name: str, device: str, precision: str, engine: str) -> Encoder:
         chosen = choose_devices(device)
         chosen_precision = choose_precision(precision, chosen[0])
         choose_engine(engine, chosen[0], chosen_precision)
-        values = _read_model(name, data)
+        values = read_model(name, data)
         try:
             network: Any = build_network(values["network"]["name"], values["network"]["arguments"])
             network.load_state_dict(values["state_dict"])
@@ -221,7 +234,7 @@ class Encoder:
         """
         from hashfaiss.encoding.exporting import export
 
-        self._identity = None  # the network may have been trained since
+        self._identity = None  # however the network may have been changed since
         export(self, path, to)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -232,7 +245,7 @@ class Encoder:
 
     def _bytes(self) -> bytes:
         """The model file."""
-        self._identity = None  # the network may have been trained since
+        self._identity = None  # however the network may have been changed since
         buffer = io.BytesIO()
         torch.save(
             {
@@ -355,56 +368,3 @@ def _learned(values: dict[str, Any]) -> LearnedCodes | None:
 
 def _from_bytes(data: bytes, device: str, precision: str, engine: str) -> Encoder:
     return Encoder._read(data, "a copy in memory", device, precision, engine)
-
-
-def _read_bytes(name: str) -> bytes:
-    try:
-        return Path(name).read_bytes()
-    except OSError as error:
-        raise ModelError(f"cannot read the model {name!r}: {error.strerror}") from None
-
-
-def _read_model(name: str, data: bytes) -> dict[str, Any]:
-    try:
-        values = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception:  # hostile bytes make the unpickler raise anything
-        values = None
-    if not isinstance(values, dict) or values.get("format") != FORMAT:
-        raise ModelError(
-            f"{name!r} is not a hashfaiss model, but {_seems(data, values)}: give a file that `hashfaiss train` wrote"
-        )
-    version = values.get("version")
-    if not isinstance(version, int) or version != VERSION:
-        raise ModelError(
-            f"the model {name!r} has format version {version!r}, and this hashfaiss reads {VERSION}: "
-            "install the hashfaiss that wrote it, or train again"
-        )
-    return values
-
-
-_MAGIC = {
-    b"\x89PNG": "a PNG image",
-    b"\xff\xd8\xff": "a JPEG image",
-    b"\x89HDF": "an HDF5 file",
-    b"IBx": "a FAISS index",
-    b"\x80": "a pickle that holds more than tensors (it was not run)",
-}
-
-
-def _seems(data: bytes, values: Any) -> str:
-    if isinstance(values, dict) and values and all(isinstance(value, Tensor) for value in values.values()):
-        return f"a bare state dict of {len(values)} tensors (for `hashfaiss train --weights`)"
-    if values is not None:
-        return f"a torch file that holds a {type(values).__name__}"
-    if not data:
-        return "empty"
-    if data.startswith(b"PK"):
-        try:
-            zipfile.ZipFile(io.BytesIO(data))
-        except Exception:  # damaged in any way
-            return "a truncated or damaged archive"
-        return "an archive whose pickle holds more than tensors (it was not run)"
-    for magic, kind in _MAGIC.items():
-        if data.startswith(magic):
-            return kind
-    return "a file of unknown kind"

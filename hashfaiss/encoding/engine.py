@@ -6,10 +6,8 @@ An engine changes no code: `precision` decides again what is near zero, by what 
 from __future__ import annotations
 
 import copy
-import io
 import os
 import platform
-import queue
 import threading
 import warnings
 from collections.abc import Callable
@@ -19,11 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hashfaiss.encoding.compiled import HINTS, Compiled
 from hashfaiss.encoding.engine_cache import EngineCache, Learned
 from hashfaiss.errors import ArgumentError
 
 ENGINES = ("auto", "torch", "openvino")
-HINTS = {torch.float32: "f32", torch.bfloat16: "bf16"}
 # Images that torch computes before a network is compiled, which takes seconds: few images do not pay them back.
 COMPILED_FROM = 256
 
@@ -60,33 +58,27 @@ def choose_engine(engine: str, device: torch.device, precision: str) -> tuple[st
 class OpenVino:
     """A network as OpenVINO computes it in one precision: resized images, uint8 (n, 3, S, S) → float32 (n, K).
 
-    Each thread that asks is answered by one thread of OpenVINO's own; there are as many as torch may use where this is
-    made.
+    OpenVINO has as many threads as torch may use where this is made.
 
     Args:
-        network: on the CPU.
-        normalise: resized images → what the network takes.
-        size: S.
-        dtype: torch.float32 or torch.bfloat16.
+        graph: the network.
+        precision: "float32" or "bfloat16".
         cache: where it may lie compiled already.
         from_images: it is compiled once so many images were asked of `ready`.
     """
 
     def __init__(
         self,
-        network: nn.Module,
-        normalise: Callable[[Tensor], Tensor],
-        size: int,
-        dtype: torch.dtype,
+        graph: Graph,
+        precision: str,
         cache: EngineCache,
         from_images: int = COMPILED_FROM,
     ) -> None:
-        self._graph = _Graph(network, normalise)
+        self._graph = graph
         self._threads = torch.get_num_threads()  # here: threads that encode have a number of their own
-        self._size, self._hint = size, HINTS[dtype]
+        self._hint = HINTS[precision]
         self._cache, self._from_images = cache, from_images
-        self._compiled: Any = None
-        self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._compiled: Compiled | None = None
         self._compiling = threading.Lock()
         self._asked, self._looked = 0, False
         self._process = os.getpid()
@@ -106,11 +98,11 @@ class OpenVino:
             self._asked += images
             if not self._looked:
                 self._looked = True
-                learned, blob = self._cache.read(self._hint) or (None, b"")
-                if learned is not None and not blob:  # it does not pay here
+                learned, data = self._cache.read(self._hint) or (None, b"")
+                if learned is not None and not learned.pays:
                     self.trouble = ""
                     return False
-                if learned is not None and self._load(blob):
+                if learned is not None and self._load(data):
                     return learned
             if self._asked < self._from_images:
                 return False
@@ -118,60 +110,70 @@ class OpenVino:
         finally:
             self._compiling.release()
 
-    def _load(self, blob: bytes) -> bool:
-        try:
-            import openvino
+    def compile(self) -> bool:
+        """Compile it however few images were asked for, unless it is already; whether it computes."""
+        with self._compiling:
+            self._looked = True
+            return self._compiled is not None or self._compile()
 
-            self._compiled = openvino.Core().import_model(blob, "CPU", self._settings())
-        except Exception:  # of another build of OpenVINO, or damaged: it is compiled anew
+    def _load(self, data: bytes) -> bool:
+        try:
+            self._compiled = Compiled.read(data, self._hint, self._threads)
+        except Exception:  # it is compiled anew
             return False
         return True
 
     def _compile(self) -> bool:
         try:
-            import openvino
-
-            core = openvino.Core()
-            if self._hint == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-                self.trouble = ""
-                return False
-            self._compiled = core.compile_model(convert(self._graph, self._size), "CPU", self._settings())
+            self._compiled = Compiled.make(self._graph.converted, self._hint, self._threads)
         except Exception as error:  # whatever it says of layers it does not know, or where it does not load
             told = " ".join(str(error).split())[:160]
             self.trouble = f"OpenVINO cannot take this network ({told}): torch computes it"
             return False
-        return True
+        if self._compiled is None:
+            self.trouble = ""
+        return self._compiled is not None
 
-    def _settings(self) -> dict[str, Any]:
-        return {
-            "NUM_STREAMS": self._threads,
-            "INFERENCE_NUM_THREADS": self._threads,
-            "INFERENCE_PRECISION_HINT": self._hint,
-            "ENABLE_CPU_PINNING": False,  # other processes want these cores, too
-        }
+    def keep(self, learned: Learned) -> None:
+        """Put it into the cache with what was learned of it; only that where it does not pay.
 
-    def keep(self, learned: Learned, pays: bool) -> None:
-        """Put it into the cache with what was learned of it; only that where it does not pay."""
+        In float32 it is always kept, because a process that asks with a few images need not import torch then.
+        """
         if self._compiled is not None:
-            self._cache.write(self._hint, learned, _exported(self._compiled) if pays else b"")
+            whole = learned.pays or self._hint == HINTS["float32"]
+            self._cache.write(self._hint, learned, self._compiled.data() if whole else b"")
 
     def __call__(self, images: Tensor) -> Tensor:
-        try:
-            request = self._requests.get_nowait()
-        except queue.Empty:
-            request = self._compiled.create_infer_request()
-        try:
-            found = request.infer([images.contiguous().numpy()], share_inputs=True)
-        finally:
-            self._requests.put(request)
-        return torch.from_numpy(found[0])
+        assert self._compiled is not None  # as `ready` says
+        return torch.from_numpy(self._compiled(images.contiguous().numpy()))
 
 
-class _Graph(nn.Module):
+class Graph:
+    """What engines compile: resized images, uint8 (n, 3, S, S) → (n, K).
+
+    Args:
+        network: on the CPU.
+        normalise: resized images → what the network takes.
+        size: S.
+    """
+
+    def __init__(self, network: nn.Module, normalise: Callable[[Tensor], Tensor], size: int) -> None:
+        self._forward, self._size = _Forward(network, normalise), size
+        self._converting = threading.Lock()
+        self._converted: Any = None
+
+    def converted(self) -> Any:
+        """As a model of OpenVINO; that takes seconds, and is done once."""
+        with self._converting:
+            if self._converted is None:
+                self._converted = convert(self._forward, self._size)
+            return self._converted
+
+
+class _Forward(nn.Module):
     def __init__(self, network: nn.Module, normalise: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
-        self.network = network
-        self.normalise = normalise
+        self.network, self.normalise = network, normalise
 
     def forward(self, images: Tensor) -> Tensor:
         outputs: Tensor = self.network(self.normalise(images))
@@ -197,8 +199,3 @@ def convert(graph: nn.Module, size: int) -> Any:
         model = frontend.convert(frontend.load(decoder))
     model.reshape([-1, 3, size, size])
     return model
-
-
-def _exported(compiled: Any) -> bytes:
-    made = compiled.export_model()
-    return made.getvalue() if isinstance(made, io.BytesIO) else bytes(made)

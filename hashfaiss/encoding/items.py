@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
 from PIL.Image import Image
-from torch import Tensor
 
 from hashfaiss.codes import Codes
 from hashfaiss.errors import ArgumentError, ImageError
@@ -17,7 +18,10 @@ from hashfaiss.images.decoding import from_tensor
 from hashfaiss.images.finding import ImageFile, find_images, image_file
 from hashfaiss.images.labels import Labels
 
-Images = str | os.PathLike[str] | Image | Tensor | Sequence[str | os.PathLike[str] | Image]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    Images = str | os.PathLike[str] | Image | Tensor | Sequence[str | os.PathLike[str] | Image]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +81,18 @@ def as_items(images: Images) -> Iterator[Item]:
         images = [images]
     elif isinstance(images, Image):
         images = [images]
-    elif isinstance(images, Tensor):
+    elif _is_tensor(images):
         return (Item(image) for image in from_tensor(images))
     try:
         return map(_as_item, images)
     except TypeError:
         return iter([_as_item(images)])
+
+
+def _is_tensor(images: object) -> TypeGuard[Tensor]:
+    """Whether it is one; torch, which takes a second to import, is there if there is one."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(images, torch.Tensor)
 
 
 def _refuse(path: str, reason: str) -> None:

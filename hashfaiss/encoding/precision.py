@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
@@ -23,16 +23,12 @@ import torch
 from torch import Tensor, nn
 
 from hashfaiss.encoding.engine import OpenVino
-from hashfaiss.encoding.engine_cache import Learned
+from hashfaiss.encoding.engine_cache import CLOSE, SIGMAS, Learned
 from hashfaiss.errors import ArgumentError, ModelError
 from hashfaiss.networks.inference import fold, halve
 
-# An output is close to zero, and computed again in the next precision, if it is smaller than this share of the image's
-# own output size (root mean square over its K outputs). float32 errs by at most a quarter of it: less than 2e-5 in
-# 33 trained networks, and 2.3e-5 in one that had learned next to nothing (each 200 images against float64).
-CLOSE = 1e-4
-SIGMAS = 5  # root mean squares of its errors that half precision must be away from zero,
-NEAR = 0.5  # learned from outputs smaller than this share, because larger ones err more.
+# Errors are learned from outputs smaller than this share of their size, because larger ones err more.
+NEAR = 0.5
 TYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _CUDNN = threading.Lock()
 TOGETHER = 1 << 19  # pixels of the images that a CPU's core computes together; more are slower
@@ -87,6 +83,11 @@ class Tally:
     def close(self) -> float:
         """What is too close to zero for it."""
         return SIGMAS * math.sqrt(self.squares / max(1, self.errors))
+
+    @property
+    def learned(self) -> Learned:
+        """For processes to come."""
+        return Learned(self.fast_seconds, self.full_seconds, self.errors, self.squares, self.pays)
 
     @property
     def pays(self) -> bool:
@@ -150,7 +151,7 @@ class Precision:
         self.give_up = True
         self._lock = threading.Lock()
         self._made: dict[torch.dtype, Any] = {}
-        self._versions = _versions(network)
+        self._versions = versions(network)
         self.engines = list(engines()) if self._ours else []
         self.ways = self._find_ways()
 
@@ -186,15 +187,23 @@ class Precision:
         def ready(images: int) -> bool:
             found = engine.ready(images)
             if isinstance(found, Learned) and way.tally.timed < TIMED:  # by a process before this one
-                way.tally = Tally(timed=TIMED, **asdict(found))
+                numbers = found.fast_seconds, found.full_seconds, TIMED, found.errors, found.squares
+                way.tally = Tally(0, 0, *numbers)
             return bool(found)
 
         def settled(tally: Tally) -> None:
-            learned = Learned(tally.fast_seconds, tally.full_seconds, tally.errors, tally.squares)
-            engine.keep(learned, tally.pays)
+            engine.keep(tally.learned)
 
         way = Way(lambda images: self._in_parts(engine, images), ready, CLOSE, settled=settled)
         return way
+
+    def settle(self, images: Tensor) -> None:
+        """Have the exact engine compiled and kept, however few images were encoded, learning of it on these."""
+        if not self.engines or not self.engines[-1].compile():
+            return
+        way = self.ways[-1]
+        while way.tally.timed < TIMED:
+            self._cascade(images, [way], self.outputs)
 
     def outputs(self, images: Tensor) -> Tensor:
         """Outputs u (n, K), float32, of images (n, 3, size, size), on the device.
@@ -244,14 +253,14 @@ class Precision:
             with self._lock:
                 tally.learn(numbers[again], outputs)
                 tally.fast_seconds = min(tally.fast_seconds, fast_seconds / len(given))
-                if both:
+                if both:  # counted as if what was learned had been known
+                    close = close_rows(numbers, max(way.floor, tally.close))
                     if slower and slower[0].tally.pays:  # it may have been computing both ways, too
                         full_seconds = min(full_seconds, slower[0].tally.fast_seconds * len(given))
                     tally.full_seconds = min(tally.full_seconds, full_seconds / len(given))
                     tally.timed += 1
-                else:  # what is close is not known before
-                    tally.again += len(close)
-                    tally.images += len(given)
+                tally.again += len(close)
+                tally.images += len(given)
                 known = both and tally.timed == TIMED
             if known:
                 way.settled(tally)
@@ -273,15 +282,14 @@ class Precision:
 
     def _look_for_changes(self) -> None:
         """Where the network has been trained or loaded meanwhile, all that was made of it is made anew."""
-        versions = _versions(self.network)
-        if versions == self._versions:
+        if versions(self.network) == self._versions:
             return
         with self._lock:
-            versions = _versions(self.network)
-            if versions != self._versions:
+            now = versions(self.network)
+            if now != self._versions:
                 self._made, self.engines = {}, list(self._make_engines()) if self._ours else []
                 self.ways = self._find_ways()
-                self._versions = versions  # last: it says that the others are of it
+                self._versions = now  # last: it says that the others are of it
 
     def made(self, dtype: torch.dtype) -> Any:
         """The network as torch computes it in this type: in float32 and half precision for inference, in float64 as is.
@@ -303,7 +311,7 @@ class Precision:
             return self._made[dtype]
 
 
-def _versions(network: nn.Module) -> list[int]:
+def versions(network: nn.Module) -> list[int]:
     """Numbers that grow with each change in place."""
     tensors = chain(network.parameters(), network.buffers())
     return [0 if tensor.is_inference() else tensor._version for tensor in tensors]

@@ -4,32 +4,29 @@ from __future__ import annotations
 
 import io
 import threading
-from typing import TYPE_CHECKING
 
-import torch
+import numpy as np
+import numpy.typing as npt
 from PIL import Image, ImageCms
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 DEPTHS = (8, 10, 12, 14, 16)  # bits that cameras, microscopes and X-ray use of 16
 PROFILES = 64  # kept by each thread
 _kept = threading.local()  # a transform must not be used by two threads at once
 
 
-def eight_bits(image: Tensor) -> Tensor:
+def eight_bits(image: npt.NDArray[np.uint16]) -> npt.NDArray[np.uint8]:
     """A 16-bit image with alpha, uint16 (4, height, width), as uint8 (3, height, width), over white.
 
     Its colours are scaled by the bits that they use: of a 12-bit image in 16 bits, the upper 8 of 12 are kept.
     """
-    values = image.to(torch.int32)
-    colours, alpha = values[:3], values[3:]
-    used = int(colours.where(alpha > 0, 0).max()) if colours.numel() else 0
+    colours, alpha = image[:3], image[3:]
+    used = int(np.where(alpha > 0, colours, 0).max(initial=0))
     depth = next(depth for depth in DEPTHS if used < 1 << depth)
-    colours = (colours >> (depth - 8)).clamp_(max=255)
-    if int(alpha.min()) == 65535:
-        return colours.to(torch.uint8)
-    return ((colours * alpha + 255 * (65535 - alpha) + 32767) // 65535).to(torch.uint8)
+    scaled = np.minimum(colours >> (depth - 8), 255).astype(np.int32)
+    if alpha.min(initial=65535) < 65535:
+        scaled = (scaled * alpha + 255 * (65535 - alpha.astype(np.int32)) + 32767) // 65535
+    pixels: npt.NDArray[np.uint8] = scaled.astype(np.uint8)
+    return pixels
 
 
 def over_white(image: Image.Image) -> Image.Image:

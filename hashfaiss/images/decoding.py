@@ -1,7 +1,8 @@
 """Read and decode images.
 
-An image in memory is a uint8 tensor (3, height, width), RGB, upright, first frame, transparency laid over white.
-Files are hostile: whatever is wrong with one becomes an ImageError with the reason, never a crash or a hang.
+An image in memory is uint8 (3, height, width), RGB, upright, first frame, transparency laid over white: a tensor, or an
+array where torch is not imported. Files are hostile: whatever is wrong with one becomes an ImageError with the reason,
+never a crash or a hang.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ import io
 import os
 import stat
 import warnings
+from collections.abc import Callable
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
-import torch
+import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from hashfaiss.errors import ArgumentError, ImageError
@@ -24,6 +26,8 @@ from hashfaiss.images.sniffing import AVIF_BRANDS, ISO_BRANDS, RAW, brands
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+Pixels = npt.NDArray[np.uint8]  # (3, height, width)
 
 MAX_FILE_BYTES = 1 << 29
 MAX_PIXELS = 178_956_970  # where Pillow refuses too, which lets nobody say otherwise for one image
@@ -78,12 +82,27 @@ def decode_image(data: bytes, path: str | None = None, least: int | None = None)
         least: decode a JPEG file at 1/4 or 1/8 of its size (libjpeg's scaled inverse DCT) if its sides have this many
             pixels there, the smaller if both do.
     """
+    import torch
+
+    return torch.from_numpy(_decoded(data, path, least, _torchcodec))
+
+
+def decode_alone(data: bytes, path: str | None = None, least: int | None = None) -> Pixels:
+    """As `decode_image`, by Pillow alone, without importing torch: the same pixels, in more time.
+
+    Raises:
+        ImageError: also for a PNG file of 16 bits a channel, of which Pillow keeps 8.
+    """
+    return _decoded(data, path, least, _pillow)
+
+
+def _decoded(data: bytes, path: str | None, least: int | None, codec: Codec) -> Pixels:
     if not data:
         raise ImageError(path, "empty file")
     most = max_pixels()
     try:
         refuse_raw(io.BytesIO(data), path)
-        return _decode(data, most, least)
+        return _decode(data, most, least, codec)
     except UnidentifiedImageError:
         raise ImageError(path, "not an image, or of a format that is not known here") from None
     except MemoryError:
@@ -125,12 +144,12 @@ def open_image(source: str | BinaryIO) -> Image.Image:
     return Image.open(source, formats=FORMATS)
 
 
-def _decode(data: bytes, most: int, least: int | None) -> Tensor:
+def _decode(data: bytes, most: int, least: int | None, codec: Codec) -> Pixels:
     if data[:2] == b"\xff\x0a" or data[4:12] == b"JXL \r\n\x87\n":
         raise ImageError(None, "JPEG XL, which is not read here: convert it to JPEG or PNG")
     named = brands(data[:256])
     if named & ISO_BRANDS and not named & AVIF_BRANDS:
-        return from_pillow(_heic(data, most))
+        return _pixels_of(_heic(data, most))
     try:
         image = open_image(io.BytesIO(data))
     except Image.DecompressionBombError:
@@ -138,25 +157,25 @@ def _decode(data: bytes, most: int, least: int | None) -> Tensor:
     _check_pixels(image.width, image.height, most)
     if least is not None and image.format in ("JPEG", "MPO") and min(image.size) >= REDUCTION * least:
         image.draft(None, (least, least))
-        return from_pillow(image)
+        return _pixels_of(image)
     wide = image.format == "PNG" and data[24] == 16 and image.mode != "I;16"
     if wide:  # Pillow reads the upper 8 bits alone
-        return _in_colours_of(image, eight_bits(_torchcodec(data, "RGB_ALPHA", torch.uint16)))
+        return _in_colours_of(image, eight_bits(codec(data, True).astype(np.uint16, copy=False)))
     if is_deep(image):
         return _in_colours_of(image, eight_bits(read_deep(data, open_image)))
     if foreign_profile(image) is None:
         plain_jpeg = image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB")
         plain_png = image.format == "PNG" and image.mode in ("L", "RGB") and "transparency" not in image.info
         if plain_jpeg or (plain_png and not getattr(image, "is_animated", False)):
-            return _torchcodec(data)
-    return from_pillow(image)
+            return codec(data, False).astype(np.uint8, copy=False)
+    return _pixels_of(image)
 
 
-def _in_colours_of(image: Image.Image, pixels: Tensor) -> Tensor:
-    """Pixels, uint8 (3, height, width), in the colours of sRGB by the profile of the image they are of."""
-    made = Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
+def _in_colours_of(image: Image.Image, pixels: Pixels) -> Pixels:
+    """Pixels (3, height, width) in the colours of sRGB by the profile of the image they are of."""
+    made = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
     made.info["icc_profile"] = image.info.get("icc_profile")
-    return pixels if foreign_profile(made) is None else from_pillow(made)
+    return pixels if foreign_profile(made) is None else _pixels_of(made)
 
 
 _ADVICE = f" (--max-megapixels or {MEGAPIXELS} allows more)"
@@ -182,11 +201,24 @@ def _heic(data: bytes, most: int) -> Image.Image:
     return image
 
 
-def _torchcodec(data: bytes, mode: str = "RGB", dtype: torch.dtype = torch.uint8) -> Tensor:
+# Decodes JPEG and PNG files that need nothing else: their bytes, and whether values are 16 bits with alpha: (4, h, w).
+Codec = Callable[[bytes, bool], npt.NDArray[np.integer]]
+
+
+def _torchcodec(data: bytes, wide: bool) -> npt.NDArray[np.integer]:
+    import torch
     from torchcodec.decoders import decode_image
 
+    mode, dtype = ("RGB_ALPHA", torch.uint16) if wide else ("RGB", torch.uint8)
     decoded: Tensor = decode_image(data, mode=mode, output_dtype=dtype)
-    return decoded[0] if decoded.dim() == 4 else decoded
+    pixels: npt.NDArray[np.integer] = (decoded[0] if decoded.dim() == 4 else decoded).numpy()
+    return pixels
+
+
+def _pillow(data: bytes, wide: bool) -> npt.NDArray[np.integer]:
+    if wide:
+        raise ImageError(None, "16 bits a channel, of which Pillow keeps 8")
+    return _pixels_of(open_image(io.BytesIO(data)))
 
 
 def from_pillow(image: Image.Image) -> Tensor:
@@ -195,6 +227,12 @@ def from_pillow(image: Image.Image) -> Tensor:
     Raises:
         ImageError: its file is damaged or closed, it has no pixels, or its values are no colours.
     """
+    import torch
+
+    return torch.from_numpy(_pixels_of(image))
+
+
+def _pixels_of(image: Image.Image) -> Pixels:
     negative = is_negative(image)
     try:
         image.seek(0)
@@ -209,12 +247,12 @@ def from_pillow(image: Image.Image) -> Tensor:
             raise ImageError(None, "32-bit values, which are no colours")
         clear = image.info.get("transparency")
         alpha = np.where(values == clear, 0, 65535) if isinstance(clear, int) else np.full_like(values, 65535)
-        grey = eight_bits(torch.from_numpy(np.stack([values, values, values, alpha]).astype(np.uint16)))
+        grey = eight_bits(np.stack([values, values, values, alpha]).astype(np.uint16))
         return 255 - grey if negative else grey
     if image.mode == "F":
         raise ImageError(None, "floating-point values, which are no colours")
-    pixels = np.array(over_white(standard_colours(image)))
-    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+    pixels = np.asarray(over_white(standard_colours(image)))
+    return np.array(pixels.transpose(2, 0, 1), order="C")
 
 
 def from_tensor(batch: Tensor) -> Tensor:
@@ -222,6 +260,8 @@ def from_tensor(batch: Tensor) -> Tensor:
 
     Images are resized on the CPU: torch has no antialiasing of uint8 elsewhere.
     """
+    import torch
+
     if batch.dim() != 4 or batch.shape[1] != 3 or 0 in batch.shape[2:]:
         raise ArgumentError(f"a tensor of shape {tuple(batch.shape)} was given: give images as (n, 3, height, width)")
     if batch.dtype == torch.uint8:

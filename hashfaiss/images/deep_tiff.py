@@ -9,9 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from PIL import Image, ImageOps, TiffImagePlugin
-from torch import Tensor
 
 from hashfaiss.errors import ImageError
 
@@ -40,7 +38,7 @@ def is_negative(image: Image.Image) -> bool:
     return isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(PHOTOMETRIC) == 0
 
 
-def read_deep(data: bytes, opened: Callable[[io.BytesIO], Image.Image]) -> Tensor:
+def read_deep(data: bytes, opened: Callable[[io.BytesIO], Image.Image]) -> npt.NDArray[np.uint16]:
     """The pixels of such a file, upright: uint16 (4, height, width), colours and alpha."""
     image = opened(io.BytesIO(data))
     times_alpha = any(layout.startswith("RGBa") for layout in _layouts(image))
@@ -50,7 +48,8 @@ def read_deep(data: bytes, opened: Callable[[io.BytesIO], Image.Image]) -> Tenso
     elif times_alpha:
         alpha = np.maximum(words[..., 3:], 1).astype(np.uint64)
         words[..., :3] = np.minimum(words[..., :3] * np.uint64(65535) // alpha, 65535)
-    return torch.from_numpy(np.ascontiguousarray(words.transpose(2, 0, 1)))
+    pixels: npt.NDArray[np.uint16] = words.astype(np.uint16, copy=False).transpose(2, 0, 1)
+    return pixels
 
 
 def _layouts(image: Any) -> list[str]:

@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
-import torch
-from torch.nn.functional import interpolate
+import numpy.typing as npt
 
 from hashfaiss.errors import ArgumentError, ModelError
+from hashfaiss.images.resampling import resample
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -75,17 +75,28 @@ class Preprocessing:
         With `margin`, keep what a random crop needs: the side is `margin_size`, and nothing is cut off the central
         square. The crop is taken before scaling, so that no long thin image can ask for much memory.
         """
-        if self.fit == "crop":
-            height, width = image.shape[-2:]
-            side = min(height, width)
-            if not margin:
-                side = max(1, round(side * self.crop))
-            top, left = (height - side) // 2, (width - side) // 2
-            image = image[..., top : top + side, left : left + side]
+        from torch.nn.functional import interpolate
+
+        top, left, height, width = self._central(image.shape[-2], image.shape[-1], margin)
+        image = image[..., top : top + height, left : left + width]
         side = self.margin_size if margin else self.size
         if image.shape[-2:] == (side, side):
             return image.contiguous()
         return interpolate(image[None], size=(side, side), mode=self.interpolation, antialias=True)[0]
+
+    def resize_alone(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        """As `resize`, to the same pixels, without importing torch."""
+        top, left, height, width = self._central(image.shape[-2], image.shape[-1], False)
+        return resample(image[..., top : top + height, left : left + width], self.size, self.interpolation)
+
+    def _central(self, height: int, width: int, margin: bool) -> tuple[int, int, int, int]:
+        """Top, left, height and width of what is scaled."""
+        if self.fit != "crop":
+            return 0, 0, height, width
+        side = min(height, width)
+        if not margin:
+            side = max(1, round(side * self.crop))
+        return (height - side) // 2, (width - side) // 2, side, side
 
     def within_margin(self, images: Tensor) -> Tensor:
         """Images with a margin, uint8 (n, 3, margin_size, margin_size), as `resize` makes them without one."""
@@ -95,6 +106,8 @@ class Preprocessing:
         if self.fit == "crop":
             start = (side - self.size) // 2
             return images[..., start : start + self.size, start : start + self.size]
+        from torch.nn.functional import interpolate
+
         return interpolate(images, size=(self.size, self.size), mode=self.interpolation, antialias=True)
 
     @property
@@ -104,6 +117,8 @@ class Preprocessing:
 
     def normalise(self, batch: Tensor) -> Tensor:
         """uint8 (n, 3, size, size) → float32 of the same shape, on the same device."""
+        import torch
+
         mean = torch.tensor(self.mean, device=batch.device).view(1, 3, 1, 1)
         std = torch.tensor(self.std, device=batch.device).view(1, 3, 1, 1)
         return batch.to(torch.float32, copy=True).div_(255).sub_(mean).div_(std)

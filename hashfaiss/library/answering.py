@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict
 
 import numpy as np
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from hashfaiss.storage.store import CodeStore
 
 QUERY_BATCH = 32
+FEW = 4  # images of one call that are asked with before the encoder is worth loading
 LABELS_NAMED = 10  # in an error
 Outputs = npt.NDArray[np.float32]
 UNLIKE = 0.5  # what an image to stay away from weighs beside those to be near
@@ -200,7 +203,20 @@ def _outputs(queries: Queries, images: list[Any], bits: int) -> Iterator[tuple[s
             yield from ((item.path, output) for item, output in zip(batch.items, batch.outputs, strict=True))
 
 
-def _encoded_hits(queries: Queries, images: Any, search: Search) -> Iterator[Hits | ImageError]:
+def _encoded_hits(queries: Queries, images: Iterator[Any], search: Search) -> Iterator[Hits | ImageError]:
+    """Of a few images without the encoder, where their codes are clear: to load it takes seconds."""
+    light = None if search.outputs else queries.light()
+    for number, image in enumerate(images):
+        code = None
+        if light is not None and number < FEW and isinstance(image, (str, os.PathLike)):
+            code = light.code(path := os.path.abspath(os.fspath(image)))
+        if code is None:
+            yield from _hits_by_encoder(queries, chain([image], images), search)
+            return
+        yield _hits_of(queries.hit, path, search.search(code, None), 0)
+
+
+def _hits_by_encoder(queries: Queries, images: Any, search: Search) -> Iterator[Hits | ImageError]:
     from hashfaiss.encoding.items import as_items
     from hashfaiss.encoding.pipeline import encode_stream
 

@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack, overload
+from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
 from hashfaiss.errors import ArgumentError, CorruptIndexError, ImageError
 from hashfaiss.indexes import CodeIndex, Tuning, parse_kind
@@ -18,7 +18,7 @@ from hashfaiss.library.hits import Hit, Hits, of_different_files
 from hashfaiss.library.near_images import Among, near_images
 from hashfaiss.library.progress import shown
 from hashfaiss.library.queries import Queries
-from hashfaiss.library.stored_encoder import ENCODER, ENGINE, stored_encoder
+from hashfaiss.library.stored_encoder import ENCODER, ENGINE, light_encoder, stored_encoder
 from hashfaiss.library.sync import BuildReport, Looking, build, check_encoder, check_images, remove
 from hashfaiss.library.verifying import verify_folder, verify_store
 from hashfaiss.storage.manifest import index_at
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from hashfaiss.encoding.encoder import Encoder
     from hashfaiss.encoding.items import Images
+    from hashfaiss.encoding.light import LightEncoder
     from hashfaiss.library.sync import LabelsOf, Progress
 
     One = str | os.PathLike[str] | Image | int
@@ -46,6 +47,7 @@ class ImageIndex:
         self.store = store
         self._encoder = encoder
         self._device = device
+        self._light: LightEncoder | Literal[False] | None = None
         self._codes: CodeIndex | None = None
         self._loading = threading.RLock()  # threads that ask first load what they need once
         self._part: tuple[Wanted, CodeIndex] | None = None
@@ -140,6 +142,15 @@ class ImageIndex:
                 self._encoder = stored_encoder(self.store, self._device)
             return self._encoder
 
+    def _light_encoder(self) -> LightEncoder | None:
+        """What stands in for the encoder until that is loaded, if there is one."""
+        with self._loading:
+            if self._encoder is not None or self._device != "auto":
+                return None
+            if self._light is None:
+                self._light = light_encoder(self.store) or False
+            return self._light or None
+
     @property
     def codes(self) -> CodeIndex:
         """The codes, searchable without images; FAISS's own index is taken from its file where that is sound."""
@@ -172,6 +183,7 @@ class ImageIndex:
         if self.path is not None:
             self.store = CodeStore.open(self.path)
             self._forget()
+            self._light = None
             if self._encoder is not None:
                 check_encoder(self.store, self._encoder)
 
@@ -243,7 +255,7 @@ class ImageIndex:
         return stream_hits(self._queries(), images, self._searcher(asked, how))
 
     def _queries(self) -> Queries:
-        return Queries(self.store, lambda: self.encoder, lambda: self.codes, self.hit)
+        return Queries(self.store, lambda: self.encoder, self._light_encoder, lambda: self.codes, self.hit)
 
     def _searcher(self, asked: dict[str, Any], how: How, combined: bool = False) -> Search:
         """What answers a batch of queries; wrong arguments are told before any image is read."""

@@ -19,6 +19,7 @@ from hashfaiss.storage.store import CodeStore
 
 if TYPE_CHECKING:
     from hashfaiss.encoding.encoder import Encoder
+    from hashfaiss.encoding.light import LightEncoder
 
 HitOf = Callable[[int, int, float | None], Hit]  # id, distance, score → hit
 
@@ -34,14 +35,19 @@ class Queries:
     """Tells what is to be encoded from what the index has a code of.
 
     Args:
-        encoder, codes: made when they are first asked for, which takes seconds.
+        encoder, light, codes: made when they are first asked for, which takes seconds for the encoder.
         hit: makes hits of ids.
     """
 
     def __init__(
-        self, store: CodeStore, encoder: Callable[[], Encoder], codes: Callable[[], CodeIndex], hit: HitOf
+        self,
+        store: CodeStore,
+        encoder: Callable[[], Encoder],
+        light: Callable[[], LightEncoder | None],
+        codes: Callable[[], CodeIndex],
+        hit: HitOf,
     ) -> None:
-        self._store, self.encoder, self._codes, self.hit = store, encoder, codes, hit
+        self._store, self.encoder, self.light, self._codes, self.hit = store, encoder, light, codes, hit
 
     @cached_property
     def _places(self) -> Places:

@@ -1,4 +1,4 @@
-"""The encoder that an index folder keeps a copy of."""
+"""The encoder that an index folder keeps a copy of, and what was compiled of it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from hashfaiss.storage.store import CodeStore
 
 if TYPE_CHECKING:
     from hashfaiss.encoding.encoder import Encoder
+    from hashfaiss.encoding.light import LightEncoder
 
 ENCODER = "encoder.pt"
 ENGINE = "engine"  # a folder of what an engine compiled of it
@@ -38,3 +39,14 @@ def stored_encoder(store: CodeStore, device: str = "auto") -> Encoder:
         )
     encoder.cache.folder = store.path / ENGINE
     return encoder
+
+
+def light_encoder(store: CodeStore) -> LightEncoder | None:
+    """What gives codes of a few images without the encoder, if an engine's work lies beside it."""
+    from hashfaiss.encoding.engine_cache import EngineCache
+    from hashfaiss.encoding.light import LightEncoder
+
+    if store.path is None:
+        return None
+    identity = store.manifest["encoder"]["identity"]
+    return LightEncoder.find(EngineCache(lambda: {"identity": identity, "bits": store.bits}, store.path / ENGINE))

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 SKIPPED = "skipped.jsonl"
 COMMIT_ROWS = 65536
 COMMIT_SECONDS = 30.0
+LIGHT_FROM = 64  # images of an index whose encoder is compiled for queries, which takes seconds,
+SETTLED_ON = 8  # learned of on so many of them
 LOOKED_UP = 1024  # files whose images are looked up together
 
 
@@ -139,6 +141,8 @@ def build(
         finally:
             if writer.pending:
                 writer.commit()
+        if store.path is not None and len(store) >= LIGHT_FROM:
+            encoder.keep_compiled(run.first)
         if forget:
             gone, kept = run.known.gone(how.get("allow_removals", False))
             writer.remove(gone)
@@ -230,6 +234,7 @@ class _Run:
         self.given = _given(images, labels) if folder is None else []
         self.known = KnownFiles(writer.store, folder if forget else None)
         self.replaced: dict[str, list[int]] = {}
+        self.first: list[str] = []  # of the files that were encoded
         self.count = sum(1 for _ in self.items(counting=True))
 
     def items(self, counting: bool = False) -> Iterator[Item]:
@@ -327,6 +332,8 @@ class _Run:
                 self._forget_old(item)
                 self.report.recognised += item.known is not None
                 self.report.encoded += item.known is None
+                if item.path is not None and item.known is None and len(self.first) < SETTLED_ON:
+                    self.first.append(item.path)
             self.writer.append(batch.codes, rows)
             done += len(rows) + len(batch.skipped)
             if progress:

@@ -14,10 +14,11 @@ from torch import Tensor
 from hashfaiss.codes import pack_tensor
 from hashfaiss.encoding.devices import choose_devices
 from hashfaiss.encoding.encoder import Encoder
+from hashfaiss.encoding.engine_cache import CLOSE
 from hashfaiss.encoding.items import Item
 from hashfaiss.encoding.learned import LearnedCodes
 from hashfaiss.encoding.pipeline import encode_stream
-from hashfaiss.encoding.precision import CLOSE, close_rows
+from hashfaiss.encoding.precision import close_rows
 from hashfaiss.errors import ArgumentError, TrainingError
 from hashfaiss.images.finding import ImageFile
 from hashfaiss.images.labels import labelled_files

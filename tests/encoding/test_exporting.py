@@ -24,7 +24,7 @@ from typer.testing import CliRunner
 from hashfaiss.cli import app
 from hashfaiss.codes import code_bytes, pack
 from hashfaiss.encoding.encoder import Encoder
-from hashfaiss.encoding.precision import CLOSE
+from hashfaiss.encoding.engine_cache import CLOSE
 from hashfaiss.errors import ArgumentError, ModelError
 from hashfaiss.images.preprocessing import Preprocessing
 from hashfaiss.networks import build_network

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pictures import Pixels
 from PIL import Image
+from torch.nn import functional
 
 from hashfaiss.errors import ArgumentError, ModelError
-from hashfaiss.images import preprocessing
 from hashfaiss.images.preprocessing import Preprocessing
 
 
@@ -56,7 +56,7 @@ def test_an_image_of_the_right_size_is_left_as_it_is() -> None:
 @pytest.mark.parametrize("shape", [(1, 1), (1, 2), (1, 1_000_000), (1_000_000, 1), (2, 500_000)])
 def test_thin_images_ask_for_little_memory(shape: tuple[int, int], fit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     largest = 0
-    interpolate = preprocessing.interpolate
+    interpolate = functional.interpolate
 
     def seen(image: torch.Tensor, **arguments: Any) -> torch.Tensor:
         nonlocal largest
@@ -66,7 +66,7 @@ def test_thin_images_ask_for_little_memory(shape: tuple[int, int], fit: Any, mon
             assert image.shape[-1] == image.shape[-2] <= min(shape)
         return result
 
-    monkeypatch.setattr(preprocessing, "interpolate", seen)
+    monkeypatch.setattr(functional, "interpolate", seen)
     grey = torch.full((3, *shape), 77, dtype=torch.uint8)
     for margin in (False, True):
         side = 37 if margin else 32
