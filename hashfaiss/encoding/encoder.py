@@ -28,6 +28,7 @@ from hashfaiss.errors import ArgumentError, ImageError, ModelError
 from hashfaiss.files import DIGEST_BYTES, write_atomic
 from hashfaiss.images.preprocessing import Preprocessing
 from hashfaiss.networks import build_network
+from hashfaiss.networks.archives import check_tensors
 
 if TYPE_CHECKING:
     from hashfaiss.encoding.exporting import Format
@@ -178,6 +179,7 @@ class Encoder:
         choose_engine(engine, chosen[0], chosen_precision)
         values = read_model(name, data)
         try:
+            _check_sizes(values)
             network: Any = build_network(values["network"]["name"], values["network"]["arguments"])
             network.load_state_dict(values["state_dict"])
             encoder = cls(
@@ -350,6 +352,14 @@ class Encoder:
         from hashfaiss.library.image_index import ImageIndex
 
         return ImageIndex.of(self, images, path, kind, labels, progress, exclude=exclude)
+
+
+def _check_sizes(values: dict[str, Any]) -> None:
+    """ValueError where a model file's network has more than was stored of it, which making it would take memory for."""
+    state, arguments = values["state_dict"], values["network"]["arguments"]
+    check_tensors(state.values())
+    if arguments.get("kind") == "kernel" and arguments.get("anchors") != len(state["anchors"]):
+        raise ValueError(f"{len(state['anchors']):,} anchors for a network of other many")
 
 
 def _learned(values: dict[str, Any]) -> LearnedCodes | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,8 @@ import torch
 from torch import Tensor
 
 from hashfaiss.errors import ModelError
+from hashfaiss.files import check_regular
+from hashfaiss.networks.archives import check_archive
 
 FORMAT = "hashfaiss-model"
 VERSION = 1
@@ -19,6 +20,7 @@ VERSION = 1
 def read_file(name: str) -> bytes:
     """Its bytes; ModelError where it cannot be read."""
     try:
+        check_regular(name)
         return Path(name).read_bytes()
     except OSError as error:
         raise ModelError(f"cannot read the model {name!r}: {error.strerror}") from None
@@ -31,7 +33,8 @@ def read_model(name: str, data: bytes) -> dict[str, Any]:
         ModelError: it is no model file, or of a version that is not known here.
     """
     try:
-        values = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        check_archive(file := io.BytesIO(data), len(data))
+        values = torch.load(file, map_location="cpu", weights_only=True)
     except Exception:  # hostile bytes make the unpickler raise anything
         values = None
     if not isinstance(values, dict) or values.get("format") != FORMAT:
@@ -65,7 +68,9 @@ def _seems(data: bytes, values: Any) -> str:
         return "empty"
     if data.startswith(b"PK"):
         try:
-            zipfile.ZipFile(io.BytesIO(data))
+            check_archive(io.BytesIO(data), len(data))
+        except ValueError as error:
+            return f"an archive that torch.save does not make ({error})"
         except Exception:  # damaged in any way
             return "a truncated or damaged archive"
         return "an archive whose pickle holds more than tensors (it was not run)"

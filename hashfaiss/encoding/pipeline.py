@@ -33,6 +33,7 @@ from hashfaiss.errors import ArgumentError, ImageError
 from hashfaiss.files import content_digest
 from hashfaiss.images.decoding import decode_image, from_pillow, read_bytes
 from hashfaiss.images.finding import ImageFile
+from hashfaiss.images.large import TWICE, Notes
 from hashfaiss.images.preprocessing import Preprocessing
 
 if hasattr(os, "register_at_fork"):  # OpenMP's threads do not survive a fork: a child that waits for them hangs
@@ -76,6 +77,7 @@ def encode_stream(
     learned: bool = False,
     outputs: bool = False,
     features: bool = False,
+    notes: Notes | None = None,
 ) -> Iterator[Batch]:
     """Encode `items` in their order, some at a time.
 
@@ -88,11 +90,12 @@ def encode_stream(
         batch_size: images encoded together; default: the encoder's.
         workers: threads; default: as many as torch may use on a CPU, one a processor to decode for a GPU. Neither
             changes a code.
+        notes: of large images, see `hashfaiss.images.large`.
     """
     size = encoder.batch_size if batch_size is None else batch_size
     if size < 1 or (workers is not None and workers < 1):
         raise ArgumentError(f"batch_size is {batch_size} and workers {workers}: give 1 or more of each")
-    work = Work(encoder, learned, outputs, features)
+    work = Work(encoder, learned, outputs, features, notes)
     on_cpu = encoder.device.type == "cpu"
     with _STARTING:
         threads = torch.get_num_threads() if on_cpu else os.cpu_count()
@@ -124,6 +127,7 @@ class Work:
     learned: bool = False
     outputs: bool = False
     features: bool = False
+    notes: Notes | None = None
     given_up: bool = False
 
     def prepare(self, items: Sequence[Item]) -> list[tuple[Item, Prepared]]:
@@ -132,7 +136,7 @@ class Work:
         prepared: list[tuple[Item, Prepared]] = []
         for item in items:
             if not self.given_up:
-                prepared.append((item, _prepare(self.encoder, item, remembered)))
+                prepared.append((item, _prepare(self.encoder, item, remembered, self.notes)))
         return prepared
 
     def encode(self, prepared: Sequence[tuple[Item, Prepared]]) -> Batch:
@@ -204,7 +208,8 @@ def _on_devices(work: Work, items: Iterable[Item], size: int, workers: int) -> I
     with tempfile.TemporaryDirectory() as folder:
         model = os.path.join(folder, "encoder.pt")
         encoder.save(model)
-        alike = (encoder.precision.name, encoder.engine_asked, size, workers, work.learned, work.outputs, work.features)
+        asked_for = (work.learned, work.outputs, work.features, work.notes)
+        alike = (encoder.precision.name, encoder.engine_asked, size, workers, *asked_for)
         load = type(encoder).load
         crew = Crew(_on_one_device, [(load, model, str(device), *alike) for device in encoder.devices])
     with crew, _pool(len(encoder.devices), "ask") as pool:
@@ -223,11 +228,12 @@ def _on_one_device(
     learned: bool,
     outputs: bool,
     features: bool,
+    notes: Notes | None,
 ) -> Callable[[Sequence[Item]], list[Batch]]:
     """What a process of several does: items → batches."""
     torch.set_num_threads(workers)
     encoder = load(model, device, precision, engine)
-    return lambda items: list(encode_stream(encoder, items, size, workers, learned, outputs, features))
+    return lambda items: list(encode_stream(encoder, items, size, workers, learned, outputs, features, notes))
 
 
 @contextmanager
@@ -289,7 +295,7 @@ def batched(items: Iterable[Given], size: int) -> Iterator[tuple[Given, ...]]:
         yield chunk
 
 
-def _prepare(encoder: Encodes, item: Item, remembered: LearnedCodes | None) -> Prepared:
+def _prepare(encoder: Encodes, item: Item, remembered: LearnedCodes | None, notes: Notes | None) -> Prepared:
     if item.known is not None:
         packed, digest = item.known
         return np.frombuffer(packed, np.uint8), digest
@@ -299,7 +305,10 @@ def _prepare(encoder: Encodes, item: Item, remembered: LearnedCodes | None) -> P
             digest = content_digest(data)
             if remembered is not None and (code := remembered.get(digest)) is not None:
                 return code, digest
-            image = decode_image(data, item.source.path, encoder.preprocessing.least_side)
+            if notes is not None and (item.source.path, item.source.size, item.source.mtime_ns) in notes.avoid:
+                return f"decoding it ended the process, twice: was memory short? To try again, delete {TWICE}"
+            note = None if notes is None else notes.own
+            image = decode_image(data, item.source.path, encoder.preprocessing.least_side, note)
         else:
             image = _from_memory(item.source)
             digest = content_digest(np.ascontiguousarray(image.cpu().numpy()).tobytes())

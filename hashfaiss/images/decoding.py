@@ -12,6 +12,7 @@ import os
 import stat
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
@@ -19,8 +20,16 @@ import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from hashfaiss.errors import ArgumentError, ImageError
-from hashfaiss.images.colours import eight_bits, foreign_profile, over_white, standard_colours
+from hashfaiss.images.colours import (
+    bands,
+    eight_bits,
+    foreign_profile,
+    grey_of_words,
+    over_white,
+    standard_colours,
+)
 from hashfaiss.images.deep_tiff import is_deep, is_negative, read_deep
+from hashfaiss.images.large import Admission, webp_size
 from hashfaiss.images.raw import refuse_raw
 from hashfaiss.images.sniffing import AVIF_BRANDS, ISO_BRANDS, RAW, brands
 
@@ -32,6 +41,7 @@ Pixels = npt.NDArray[np.uint8]  # (3, height, width)
 MAX_FILE_BYTES = 1 << 29
 MAX_PIXELS = 178_956_970  # where Pillow refuses too, which lets nobody say otherwise for one image
 REDUCTION = 4  # of a JPEG's sides, at least: to half, Pillow takes as long as torchcodec does for all
+ORIENTATION = 274
 MEGAPIXELS = "HASHFAISS_MAX_MEGAPIXELS"  # read anew for each image: processes that encode are given it, too
 
 # What Pillow may open. It knows more formats, and starts another program (Ghostscript) for one of them.
@@ -75,16 +85,17 @@ def read_image(path: str | os.PathLike[str], least: int | None = None) -> Tensor
     return decode_image(read_bytes(path), os.fspath(path), least)
 
 
-def decode_image(data: bytes, path: str | None = None, least: int | None = None) -> Tensor:
+def decode_image(data: bytes, path: str | None = None, least: int | None = None, note: Path | None = None) -> Tensor:
     """Decode the bytes of one image file (`path` names it in errors): uint8 (3, height, width).
 
     Args:
         least: decode a JPEG file at 1/4 or 1/8 of its size (libjpeg's scaled inverse DCT) if its sides have this many
             pixels there, the smaller if both do.
+        note: see `hashfaiss.images.large.Admission`.
     """
     import torch
 
-    return torch.from_numpy(_decoded(data, path, least, _torchcodec))
+    return torch.from_numpy(_decoded(data, path, least, _torchcodec, note))
 
 
 def decode_alone(data: bytes, path: str | None = None, least: int | None = None) -> Pixels:
@@ -96,13 +107,14 @@ def decode_alone(data: bytes, path: str | None = None, least: int | None = None)
     return _decoded(data, path, least, _pillow)
 
 
-def _decoded(data: bytes, path: str | None, least: int | None, codec: Codec) -> Pixels:
+def _decoded(data: bytes, path: str | None, least: int | None, codec: Codec, note: Path | None = None) -> Pixels:
     if not data:
         raise ImageError(path, "empty file")
     most = max_pixels()
     try:
         refuse_raw(io.BytesIO(data), path)
-        return _decode(data, most, least, codec)
+        with Admission(path, len(data), most, _ADVICE, note) as admission:
+            return _decode(data, admission, most, least, codec)
     except UnidentifiedImageError:
         raise ImageError(path, "not an image, or of a format that is not known here") from None
     except MemoryError:
@@ -144,17 +156,20 @@ def open_image(source: str | BinaryIO) -> Image.Image:
     return Image.open(source, formats=FORMATS)
 
 
-def _decode(data: bytes, most: int, least: int | None, codec: Codec) -> Pixels:
+def _decode(data: bytes, admission: Admission, most: int, least: int | None, codec: Codec) -> Pixels:
     if data[:2] == b"\xff\x0a" or data[4:12] == b"JXL \r\n\x87\n":
         raise ImageError(None, "JPEG XL, which is not read here: convert it to JPEG or PNG")
     named = brands(data[:256])
     if named & ISO_BRANDS and not named & AVIF_BRANDS:
-        return _pixels_of(_heic(data, most))
+        return _pixels_of(_heic(data, admission))
+    if (size := webp_size(data)) is not None:
+        admission.admit(*size)
     try:
         image = open_image(io.BytesIO(data))
     except Image.DecompressionBombError:
         raise ImageError(None, f"claims more than {most:,} pixels{_ADVICE}") from None
-    _check_pixels(image.width, image.height, most)
+    if size is None:
+        admission.admit(*image.size)
     if least is not None and image.format in ("JPEG", "MPO") and min(image.size) >= REDUCTION * least:
         image.draft(None, (least, least))
         return _pixels_of(image)
@@ -173,20 +188,19 @@ def _decode(data: bytes, most: int, least: int | None, codec: Codec) -> Pixels:
 
 def _in_colours_of(image: Image.Image, pixels: Pixels) -> Pixels:
     """Pixels (3, height, width) in the colours of sRGB by the profile of the image they are of."""
+    sample = Image.new("RGB", (1, 1))
+    sample.info["icc_profile"] = image.info.get("icc_profile")
+    if foreign_profile(sample) is None:
+        return pixels
     made = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
-    made.info["icc_profile"] = image.info.get("icc_profile")
-    return pixels if foreign_profile(made) is None else _pixels_of(made)
+    made.info = sample.info
+    return _pixels_of(made)
 
 
 _ADVICE = f" (--max-megapixels or {MEGAPIXELS} allows more)"
 
 
-def _check_pixels(width: int, height: int, most: int) -> None:
-    if width * height > most:
-        raise ImageError(None, f"claims {width:,} x {height:,} pixels, more than {most:,}{_ADVICE}")
-
-
-def _heic(data: bytes, most: int) -> Image.Image:
+def _heic(data: bytes, admission: Admission) -> Image.Image:
     """The primary picture of a HEIC file, upright."""
     try:
         import pillow_heif
@@ -194,7 +208,7 @@ def _heic(data: bytes, most: int) -> Image.Image:
         raise ImageError(None, "HEIC, for which pillow-heif (libheif) is missing: pip install pillow-heif") from None
     file = pillow_heif.open_heif(io.BytesIO(data))
     picture = file[file.primary_index]
-    _check_pixels(*picture.size, most)
+    admission.admit(*picture.size)
     image: Image.Image = picture.to_pillow()
     for name in ("exif", "xmp"):  # libheif has turned it already
         image.info.pop(name, None)
@@ -236,23 +250,23 @@ def _pixels_of(image: Image.Image) -> Pixels:
     negative = is_negative(image)
     try:
         image.seek(0)
-        image = ImageOps.exif_transpose(image)  # reads the pixels, where they were not yet read
+        image.load()
+        if image.getexif().get(ORIENTATION, 1) != 1:
+            image = ImageOps.exif_transpose(image)
     except Exception as error:  # as in decode_image
         raise ImageError(None, f"damaged: {_one_line(error)}") from None
     if 0 in image.size:
         raise ImageError(None, f"{image.width} x {image.height} pixels")
     if image.mode.startswith("I"):
-        values = np.asarray(image).astype(np.int64)
-        if values.min(initial=0) < 0 or values.max(initial=0) > 65535:
-            raise ImageError(None, "32-bit values, which are no colours")
-        clear = image.info.get("transparency")
-        alpha = np.where(values == clear, 0, 65535) if isinstance(clear, int) else np.full_like(values, 65535)
-        grey = eight_bits(np.stack([values, values, values, alpha]).astype(np.uint16))
-        return 255 - grey if negative else grey
+        grey = grey_of_words(np.asarray(image), image.info.get("transparency"))
+        return np.subtract(255, grey, out=grey) if negative else grey
     if image.mode == "F":
         raise ImageError(None, "floating-point values, which are no colours")
-    pixels = np.asarray(over_white(standard_colours(image)))
-    return np.array(pixels.transpose(2, 0, 1), order="C")
+    pixels: Pixels = np.empty((3, image.height, image.width), np.uint8)
+    for rows in bands(image.height, image.width):
+        band = image if rows.stop - rows.start == image.height else image.crop((0, rows.start, image.width, rows.stop))
+        pixels[:, rows] = np.asarray(over_white(standard_colours(band))).transpose(2, 0, 1)
+    return pixels
 
 
 def from_tensor(batch: Tensor) -> Tensor:

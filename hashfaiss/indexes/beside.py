@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from hashfaiss.codes import Codes, widened
+from hashfaiss.codes import Codes, widened, words
 from hashfaiss.errors import CorruptIndexError
 from hashfaiss.indexes.distinct import Distinct
 from hashfaiss.indexes.flat import Flat
@@ -30,6 +30,7 @@ Mask = npt.NDArray[np.bool_]
 BESIDE = 10_000
 BESIDE_SHARE = 100
 GONE = 256
+MOST_GONE = 1 << 20  # that a file may say were there: it could say any number
 DENSE = 4  # ids up to so many times their number
 
 
@@ -65,13 +66,13 @@ class Built(NamedTuple):
             starts, ids = (arrays[name].astype(np.int64, copy=False) for name in ("starts", "ids"))
             if starts.ndim != 1 or ids.ndim != 1 or not len(starts) or starts[0] != 0 or starts[-1] != len(ids):
                 raise ValueError("postings")
-            if (starts[1:] <= starts[:-1]).any():
+            if (starts[1:] <= starts[:-1]).any() or ids.min(initial=0) < 0:
                 raise ValueError("postings")
             return cls(starts, ids, None if lost is None else lost.astype(np.bool_))
         if "runs" not in arrays:
             return None
         same = np.array_equal(arrays["runs"], packed_ids(ids))
-        kept = ids if same else unpacked_ids(arrays["runs"])
+        kept = ids if same else unpacked_ids(arrays["runs"], len(ids) + MOST_GONE)
         return cls(None, kept, None if lost is None else lost.astype(np.bool_))
 
     def arrays(self) -> Arrays:
@@ -115,7 +116,7 @@ class Built(NamedTuple):
 
     def _among(self, ids: Int64) -> tuple[Int64, Mask]:
         """Where each of its ids stands in `ids`, and whether it does."""
-        end = max(ids.max(initial=-1), self.ids.max(initial=-1)) + 1
+        end = int(max(ids.max(initial=-1), self.ids.max(initial=-1))) + 1
         if end <= DENSE * (len(ids) + len(self.ids)):  # looked up, not searched for: a tenth of the time
             table = np.full(end, -1, np.int64)
             table[ids] = np.arange(len(ids))
@@ -125,6 +126,24 @@ class Built(NamedTuple):
             rows = np.searchsorted(ids, self.ids)
             there = np.append(ids, -1)[rows] == self.ids
         return rows, there if self.lost is None else there & ~self.lost
+
+    def check(self, codes: Codes, ids: Int64) -> None:
+        """ValueError unless these are the ids (n,), ascending, of `codes` (n, bytes), each with its code."""
+        if self.starts is None:
+            if self.ids is not ids and not np.array_equal(self.ids, ids):
+                raise ValueError("ids")
+            return
+        rows, there = self._among(ids)
+        heads = np.zeros(len(rows), np.bool_)
+        heads[self.starts[:-1]] = True
+        seen = np.zeros(len(ids), np.bool_)
+        seen[rows[there]] = True
+        ascend = (np.diff(self.ids) > 0) | heads[1:]
+        if not there.all() or not seen.all() or not ascend.all() or (np.diff(self.ids[heads]) <= 0).any():
+            raise ValueError("postings")
+        held = words(codes[rows])
+        if (held != np.repeat(held[heads], np.diff(self.starts), axis=0)).any():
+            raise ValueError("codes")
 
     def places(self, ids: Int64, distinct: Distinct) -> tuple[Int64, int]:
         """Where each of its codes stands in `distinct`, which has `ids`.

@@ -170,8 +170,8 @@ class CodeIndex:
         """Take the index from `data` (of `dump`), for the codes, ids and kind it was made of.
 
         Some ids may be gone since, and others with greater ids new: these lie beside FAISS's index, see `Beside`.
-        `data` must be known to be what `dump` returned (by its digest): FAISS checks little of what it reads. Of a
-        mapped file, FAISS uses the codes where they lie: it must not change. Other bytes are copied.
+        `data` is compared with the codes before FAISS, which checks little, reads it (`hashfaiss.indexes.structure`).
+        Of a mapped file, FAISS uses the codes where they lie: it must not change. Other bytes are copied.
 
         Raises:
             CorruptIndexError: `data` is an index of something else.

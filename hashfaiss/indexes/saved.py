@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from hashfaiss.indexes.kind import Arrays, Int64, ranges
 Bytes = npt.NDArray[np.uint8]
 
 MAGIC = b"hfindex1"
+TYPES = ("|u1", "|b1", "<i2", "<i4", "<i8", "<u8", "<f8")
 ALIGN = 64
 FILE_MAGIC = b"hfcodes2"  # then the digest, zeros up to ALIGN, and what `join_arrays` made
 
@@ -47,15 +49,15 @@ def split_arrays(data: Bytes) -> dict[str, npt.NDArray[np.generic]]:
         about = json.loads(data[16 : 16 + size].tobytes())
         arrays, at = {}, 16 + size
         for name, kind, shape in about:
-            dtype, count = np.dtype(kind), int(np.prod(shape, dtype=np.int64))
-            if dtype.hasobject or count < 0:
+            if kind not in TYPES or not all(isinstance(length, int) and length >= 0 for length in shape):
                 raise ValueError
+            dtype, count = np.dtype(kind), math.prod(shape)
             at += -at % ALIGN
             arrays[name] = np.frombuffer(data.data, dtype, count, at).reshape(shape)
             at += dtype.itemsize * count
         if at != len(data):
             raise ValueError
-    except (ValueError, TypeError, KeyError, IndexError):
+    except (ValueError, TypeError, KeyError, IndexError, OverflowError, RecursionError):
         raise CorruptIndexError("the index file is not one of hashfaiss: delete it, it is rebuilt") from None
     return arrays
 

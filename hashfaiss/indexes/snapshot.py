@@ -20,6 +20,7 @@ from hashfaiss.indexes.distinct import FEW, Distinct
 from hashfaiss.indexes.flat import Flat, scan_work
 from hashfaiss.indexes.kind import Arrays, Found, Int32, Int64, Kind, Searcher
 from hashfaiss.indexes.kinds import parse_kind
+from hashfaiss.indexes.structure import check_structure
 from hashfaiss.indexes.trust import Trust
 
 # One call into FAISS cannot be interrupted, so its work is bounded. The unit of work is to compare 64 bits, half a
@@ -238,6 +239,8 @@ def restored(
     """
     changed = built is not None and built.differs(ids)
     part = arrays.get("faiss", np.empty(0, np.uint8)).astype(np.uint8, copy=False)
+    if built is not None and not changed:
+        built.check(codes, ids)
     distinct = Distinct.of(codes, ids) if changed or built is None else Distinct(codes, built.starts, built.ids)
     count = len(distinct) if built is None else len(built)
     made = parse_kind(kind, bits, count if part.size else len(distinct))
@@ -245,13 +248,27 @@ def restored(
     if not part.size:
         made.build(widened(distinct.codes, made.width))
         return Snapshot(bits, distinct, made, trust)
+    if built is None or not changed:
+        _read_faiss(part, made, arrays, distinct.codes, None, in_place)
+        return Snapshot(bits, distinct, made, trust)
+    places, displaced = built.places(ids, distinct)
+    _read_faiss(part, made, arrays, distinct.codes, places, in_place)
+    return Snapshot(bits, distinct, Beside(made, places, displaced, distinct.codes), trust, built)
+
+
+def _read_faiss(
+    part: npt.NDArray[np.uint8], made: Kind, arrays: Arrays, codes: Codes, places: Int64 | None, in_place: bool
+) -> None:
+    """Give `made` the FAISS index that was kept, of all `codes` or of those at `places`, once it is known to be one."""
+    held = widened(codes, made.width)
+    known = np.ones(len(held), np.bool_) if places is None else places >= 0
+    if places is not None:
+        held = held[places] if len(held) else np.zeros((len(places), made.width), np.uint8)
+    check_structure(part, made, arrays, held, known)
     loaded = _in_place(part) if in_place else faiss.deserialize_index_binary(part)
-    if loaded.d != 8 * made.width or loaded.ntotal != count or not made.accepts(loaded):
+    if loaded.d != 8 * made.width or loaded.ntotal != len(held) or not made.accepts(loaded):
         raise ValueError("kind")
     made.restore(loaded, arrays)
-    if built is None or not changed:
-        return Snapshot(bits, distinct, made, trust)
-    return Snapshot(bits, distinct, Beside(made, *built.places(ids, distinct), distinct.codes), trust, built)
 
 
 def _in_place(data: npt.NDArray[np.uint8]) -> Any:

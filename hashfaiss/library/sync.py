@@ -22,6 +22,7 @@ from hashfaiss.indexes import parse_kind
 from hashfaiss.library.faiss_file import commit_faiss
 from hashfaiss.library.known import Known, KnownFiles
 from hashfaiss.library.made_with import note_makers
+from hashfaiss.library.undecodable import take_notes
 from hashfaiss.storage.damage import Damaged
 from hashfaiss.storage.paths import Int64
 from hashfaiss.storage.segments import Row
@@ -320,7 +321,9 @@ class _Run:
         done = 0
         if progress:
             progress(0, self.count)
-        for batch in encode_stream(encoder, self.items(), learned=True):
+        folder = self.writer.store.path
+        notes = None if folder is None else take_notes(folder, encoder.preprocessing.least_side)
+        for batch in encode_stream(encoder, self.items(), learned=True, notes=notes):
             for item, reason in batch.skipped:
                 if strict:
                     raise ImageError(item.path, reason)

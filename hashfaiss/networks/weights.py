@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import sys
 from contextlib import redirect_stdout
 from importlib.metadata import version
@@ -14,6 +15,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from hashfaiss.errors import ModelError
+from hashfaiss.files import check_regular
+from hashfaiss.networks.archives import check_archive, check_header
 from hashfaiss.networks.backbone import Backbone
 from hashfaiss.networks.timm_backbones import LITE0, PREFIX, TimmBackbone, describe
 from hashfaiss.networks.torchvision_models import alexnet, resnet
@@ -114,10 +117,14 @@ def read_state(path: str, advice: str) -> dict[str, Tensor]:
     """
     try:
         state: Any
-        if path.endswith(".safetensors"):
-            state = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+        check_regular(path)
+        with open(path, "rb") as file:
+            if path.endswith(".safetensors"):
+                check_header(file)
+                state = load_file(path)
+            else:
+                check_archive(file, os.fstat(file.fileno()).st_size)
+                state = torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:
         raise ModelError(f"cannot read the weights {path!r} ({error.strerror or 'no such file'}): {advice}") from None
     except Exception:  # readers answer hostile bytes with exceptions of any kind

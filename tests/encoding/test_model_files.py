@@ -20,6 +20,7 @@ from PIL import Image
 
 from hashfaiss.encoding.encoder import Encoder
 from hashfaiss.errors import ModelError
+from hashfaiss.networks.weights import read_state
 
 
 @pytest.fixture
@@ -48,7 +49,7 @@ def saved(folder: Path, content: Any) -> Path:
 
 def test_no_file_and_no_content(tmp_path: Path) -> None:
     refusal(tmp_path / "gone.pt", "cannot read the model", "gone.pt", "No such file or directory")
-    refusal(tmp_path, "cannot read the model", "directory")
+    refusal(tmp_path, "cannot read the model", "it is no regular file")
     (tmp_path / "m.pt").touch()
     refusal(tmp_path / "m.pt", "m.pt' is not a hashfaiss model, but empty: give a file that `hashfaiss train` wrote")
 
@@ -220,3 +221,63 @@ def test_no_weight_can_change_unnoticed(encoder, tmp_path):
         with contextlib.suppress(ModelError):
             loaded += Encoder.load(tmp_path / "model.pt").identity != encoder.identity
     assert loaded == 0
+
+
+def again(path: Path, compression: int) -> None:
+    """The same archive, its records compressed."""
+    with zipfile.ZipFile(path) as archive:
+        records = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, data in records.items():
+            archive.writestr(name, data)
+
+
+def test_an_archive_that_holds_more_than_its_bytes_is_not_unpacked(
+    tmp_path: Path, values: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = saved(tmp_path, {**values, "state_dict": {"x": torch.zeros(1 << 24)}})
+    again(path, zipfile.ZIP_DEFLATED)
+    assert path.stat().st_size < 1 << 20
+    small = saved(tmp_path, values).read_bytes()
+    again(path, zipfile.ZIP_STORED)
+    Encoder.load(path, device="cpu")  # stored anew, it is as good
+    path = saved(tmp_path, {**values, "state_dict": {"x": torch.zeros(1 << 24)}})
+    again(path, zipfile.ZIP_DEFLATED)
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("it was unpacked"))
+    refusal(path, "an archive that torch.save does not make (its records are compressed)")
+    with pytest.raises(ModelError, match="is not a file of weights"):
+        read_state(str(path), "advice")
+    directory = small.rindex(b"PK\x01\x02")
+    path.write_bytes(small[: directory + 24] + (1 << 31).to_bytes(4, "little") + small[directory + 28 :])
+    refusal(path, "its records are larger than it is")
+
+
+def test_a_tensor_that_repeats_what_is_stored_is_refused(tmp_path: Path, values: dict[str, Any]) -> None:
+    values["state_dict"]["hash_layer.weight"] = torch.zeros(1).expand(1 << 20, 1 << 20)
+    refusal(saved(tmp_path, values), "a tensor repeats what is stored of it")
+
+
+def test_a_network_larger_than_what_is_stored_is_not_made(tmp_path: Path, values: dict[str, Any]) -> None:
+    values["network"] = {
+        "name": "features",
+        "arguments": {"backbone": "resnet-small", "bits": 20, "kind": "kernel", "anchors": 1 << 40},
+    }
+    values["state_dict"]["anchors"] = torch.zeros(3, 3)
+    refusal(saved(tmp_path, values), "3 anchors for a network of other many")
+
+
+def test_a_header_longer_than_any_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    for header in (1 << 62, (1 << 24) + 1):
+        path.write_bytes(header.to_bytes(8, "little") + b"{}")
+        with pytest.raises(ModelError, match="is not a file of weights"):
+            read_state(str(path), "advice")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="makes a pipe")
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    for name in ("x.pt", "x.safetensors"):
+        os.mkfifo(tmp_path / name)
+        with pytest.raises(ModelError):
+            read_state(str(tmp_path / name), "advice")
+    refusal(tmp_path / "x.pt", "cannot read the model")
