@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hashfaiss.encoding.depthwise import Depthwise
 from hashfaiss.encoding.engine import OpenVino
 from hashfaiss.encoding.engine_cache import CLOSE, SIGMAS, Learned
 from hashfaiss.errors import ArgumentError, ModelError
@@ -224,7 +225,8 @@ class Precision:
                 raise ModelError("the network's outputs are not finite: the model is broken, train it again")
             close = close_rows(outputs, CLOSE)
             if len(close):
-                exact = self.made(torch.float64)(inputs[close].to(self._exact_on).double())
+                with Depthwise():
+                    exact = self.made(torch.float64)(inputs[close].to(self._exact_on).double().contiguous())
                 outputs[close] = exact.float().to(self.device)
         return outputs
 
@@ -307,7 +309,8 @@ class Precision:
         with self._lock:
             if dtype not in self._made:
                 if dtype == torch.float64:
-                    self._made[dtype] = copy.deepcopy(self.network).to(self._exact_on).double().eval()
+                    made = copy.deepcopy(self.network).to(self._exact_on).double().eval()
+                    self._made[dtype] = made.to(memory_format=torch.contiguous_format)  # the fastest of float64
                 elif dtype == torch.float32:
                     self._made[dtype] = fold(self.network) if self._ours else self.network
                 else:
