@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -20,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hashfaiss.bench.engines import ITSELF, onnxruntime_pipeline, openvino_itself
 from hashfaiss.codes import pack_tensor
 from hashfaiss.encoding.encoder import Encoder
 from hashfaiss.encoding.engine import COMPILED_FROM
@@ -50,8 +52,11 @@ class EncodingBench:
         float32: the same by torch in float32.
         engines: the network alone by each engine and precision that this machine computes in.
         pipeline: from files to codes.
+        itself: OpenVINO by itself on ready batches, by precision: no sign decided, none looked at again.
+        onnxruntime: from files to codes by Pillow and onnxruntime; None where that is not installed.
         plain: the script everyone writes; None where not asked for.
         bound_ratio: pipeline / the slower of decode and network.
+        engine_ratio: pipeline / the slower of decode and OpenVINO by itself in float32; None without it.
         shared_ratio: pipeline / what both together allow where they share the same cores (1 / (1/decode + 1/network)).
         plain_ratio: pipeline / plain.
         again: share of the images that half precision left to float32.
@@ -74,9 +79,12 @@ class EncodingBench:
     network: float
     float32: float
     engines: dict[str, float]
+    itself: dict[str, float]
     pipeline: float
+    onnxruntime: float | None
     plain: float | None
     bound_ratio: float
+    engine_ratio: float | None
     shared_ratio: float
     plain_ratio: float | None
     again: float
@@ -129,9 +137,9 @@ def bench_encoding(
     ready = _ready(encoder, some)
     _settle(encoder, ready)
     others = _engines(model, encoder, ready)
-    rates: dict[str, list[float]] = {
-        name: [] for name in ("decode", "network", "float32", "pipeline", "plain", *others)
-    }
+    itself = openvino_itself(encoder, ready, workers)
+    peer = onnxruntime_pipeline(encoder, some, workers)
+    rates: dict[str, list[float]] = defaultdict(list)
     for number in range(ROUNDS):
         notice(f"round {number + 1} of {ROUNDS}")
         rates["decode"].append(_decode(encoder, some, workers))
@@ -140,10 +148,13 @@ def bench_encoding(
         rates["float32"].append(_network(plain_encoder, ready, len(some), workers))
         for name, other in others.items():
             rates[name].append(_network(other, ready, len(some), workers))
+        for name, work in (*itself.items(), *([("onnxruntime", peer)] if peer else [])):
+            rates[name].append(_counted(work))
         if with_plain:
             rates["plain"].append(_plain(model, images, len(some)))
-    decode, network, pipeline = (statistics.median(rates[name]) for name in ("decode", "network", "pipeline"))
-    plain = statistics.median(rates["plain"]) if with_plain else None
+    medians = {name: statistics.median(found) for name, found in rates.items()}
+    decode, network, pipeline = (medians[name] for name in ("decode", "network", "pipeline"))
+    plain, exact = medians.get("plain"), medians.get(f"{ITSELF}float32")
     notice("flips")
     compared, flipped, largest = _flips(encoder, plain_encoder, spread(files, FLIPS))
     notice("one image, a cold query, memory")
@@ -160,11 +171,14 @@ def bench_encoding(
         workers=workers,
         decode=decode,
         network=network,
-        float32=statistics.median(rates["float32"]),
-        engines={name: statistics.median(rates[name]) for name in others},
+        float32=medians["float32"],
+        engines={name: medians[name] for name in others},
+        itself={name.removeprefix(ITSELF): medians[name] for name in itself},
         pipeline=pipeline,
+        onnxruntime=medians.get("onnxruntime"),
         plain=plain,
         bound_ratio=pipeline / min(decode, network),
+        engine_ratio=exact and pipeline / min(decode, exact),
         shared_ratio=pipeline * (1 / decode + 1 / network),
         plain_ratio=None if plain is None else pipeline / plain,
         again=tally.again / max(1, tally.images),
@@ -215,6 +229,11 @@ def spread(given: Sequence[Given], count: int) -> Sequence[Given]:
 
 def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+
+
+def _counted(work: Callable[[], int]) -> float:
+    started = time.perf_counter()
+    return work() / (time.perf_counter() - started)
 
 
 def _rate(work: Callable[[], object], images: int) -> float:

@@ -93,13 +93,20 @@ def bench_encode(
         ("network alone", found.network),
         ("network alone, torch float32", found.float32),
         *((f"network alone, {name}", rate) for name, rate in found.engines.items()),
+        *((f"OpenVINO itself, {name}", rate) for name, rate in found.itself.items()),
         ("pipeline, files to codes", found.pipeline),
+        *([("files to codes by onnxruntime", found.onnxruntime)] if found.onnxruntime else []),
         *([("the plain script", found.plain)] if found.plain else []),
     ]
     print_table(("", "images/s"), [(name, f"{rate:,.1f}") for name, rate in rows], f"{title}, {found.workers} workers")
     largest = f", the largest output {found.largest_flipped:.4f} of its image's size" if found.flipped else ""
     told = [
         ("pipeline / the slower of decode and network", f"{found.bound_ratio:.3f}"),
+        *(
+            [("pipeline / the slower of decode and OpenVINO", f"{found.engine_ratio:.3f}")]
+            if found.engine_ratio
+            else []
+        ),
         ("pipeline / both on the same cores", f"{found.shared_ratio:.3f}"),
         *([("pipeline / the plain script", f"{found.plain_ratio:.2f}")] if found.plain_ratio else []),
         ("images left to float32", f"{100 * found.again:.1f} %"),

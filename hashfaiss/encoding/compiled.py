@@ -9,11 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-HINTS = {"float32": "f32", "bfloat16": "bf16"}
-
 
 class Compiled:
-    """Resized images, uint8 (n, 3, S, S) → float32 (n, K).
+    """Resized images, uint8 (n, 3, S, S) → float32 (n, K), computed in float32.
 
     Each thread that asks is answered by one thread of OpenVINO's own.
     """
@@ -23,25 +21,22 @@ class Compiled:
         self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
     @classmethod
-    def make(cls, model: Any, hint: str, threads: int) -> Compiled | None:
-        """Compile a model of OpenVINO's; None where this CPU does not compute in that precision.
+    def make(cls, model: Any, threads: int, precision: str = "f32") -> Compiled:
+        """Compile a model of OpenVINO's.
 
         Raises:
             Exception: whatever OpenVINO says of layers it does not know, or where it cannot be imported.
         """
         import openvino
 
-        core = openvino.Core()
-        if hint == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-            return None
-        return cls(core.compile_model(model(), "CPU", _settings(hint, threads)))
+        return cls(openvino.Core().compile_model(model, "CPU", _settings(threads, precision)))
 
     @classmethod
-    def read(cls, data: bytes, hint: str, threads: int) -> Compiled:
+    def read(cls, data: bytes, threads: int) -> Compiled:
         """What `data` gave; Exception where it is of another build of OpenVINO, or damaged."""
         import openvino
 
-        return cls(openvino.Core().import_model(data, "CPU", _settings(hint, threads)))
+        return cls(openvino.Core().import_model(data, "CPU", _settings(threads, "f32")))
 
     def data(self) -> bytes:
         """For `read`."""
@@ -61,10 +56,10 @@ class Compiled:
         return outputs
 
 
-def _settings(hint: str, threads: int) -> dict[str, Any]:
+def _settings(threads: int, precision: str) -> dict[str, Any]:
     return {
         "NUM_STREAMS": threads,
         "INFERENCE_NUM_THREADS": threads,
-        "INFERENCE_PRECISION_HINT": hint,
+        "INFERENCE_PRECISION_HINT": precision,
         "ENABLE_CPU_PINNING": False,  # other processes want these cores, too
     }

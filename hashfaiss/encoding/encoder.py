@@ -16,9 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from hashfaiss.codes import BIT_ORDER, Codes, check_bits, code_bytes, pack_tensor
-from hashfaiss.encoding.compiled import HINTS
 from hashfaiss.encoding.devices import choose_devices
-from hashfaiss.encoding.engine import Graph, OpenVino, choose_engine
+from hashfaiss.encoding.engine import COMPILED_FROM, Graph, OpenVino, choose_engine
 from hashfaiss.encoding.engine_cache import EngineCache
 from hashfaiss.encoding.items import as_items
 from hashfaiss.encoding.learned import LearnedCodes
@@ -92,7 +91,7 @@ class Encoder:
         self.cache = EngineCache(self._about)
         self._identity: tuple[list[int], str] | None = None
         self._precision_name = name
-        self.precision = Precision(self.network, self.device, name, self._inputs, self._engines)
+        self.precision = Precision(self.network, self.device, name, self._inputs, self._make_engine)
 
     def __repr__(self) -> str:
         return (
@@ -130,21 +129,19 @@ class Encoder:
         """What is kept with a compiled network, for `hashfaiss.encoding.light`."""
         return {"identity": self.identity, "preprocessing": self.preprocessing.to_dict(), "bits": self.bits}
 
-    def _engines(self) -> list[OpenVino]:
-        """What computes the network beside torch, the fastest first."""
+    def _make_engine(self) -> OpenVino | None:
+        """What computes the network in float32 beside torch."""
         if self.engine != "openvino":
-            return []
+            return None
         graph = Graph(self.network, self.preprocessing.normalise, self.preprocessing.size)
-        after = {} if self.engine_asked == "auto" else {"from_images": 0}
-        kinds = dict.fromkeys((self._precision_name, IDENTITY_PRECISION))
-        return [OpenVino(graph, kind, self.cache, **after) for kind in kinds if kind in HINTS]
+        return OpenVino(graph, self.cache, COMPILED_FROM if self.engine_asked == "auto" else 0)
 
     def keep_compiled(self, images: Images) -> None:
         """Have a compiled network kept beside the encoder, learned of on a few images that can be read.
 
         Processes that ask with a few images need not import torch then: see `hashfaiss.encoding.light`.
         """
-        if self.engine == "openvino" and self.cache.read(HINTS[IDENTITY_PRECISION]) is None:
+        if self.engine == "openvino" and self.cache.read() is None:
             prepared = [made for _, made in Work(self).prepare(list(as_items(images)))]
             resized = [made[0] for made in prepared if isinstance(made, tuple) and isinstance(made[0], Tensor)]
             if resized:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hashfaiss.encoding.compiled import HINTS, Compiled
+from hashfaiss.encoding.compiled import Compiled
 from hashfaiss.encoding.engine_cache import EngineCache, Learned
 from hashfaiss.errors import ArgumentError
 
@@ -62,7 +62,6 @@ class OpenVino:
 
     Args:
         graph: the network.
-        precision: "float32" or "bfloat16".
         cache: where it may lie compiled already.
         from_images: it is compiled once so many images were asked of `ready`.
     """
@@ -70,13 +69,11 @@ class OpenVino:
     def __init__(
         self,
         graph: Graph,
-        precision: str,
         cache: EngineCache,
-        from_images: int = COMPILED_FROM,
+        from_images: int,
     ) -> None:
         self._graph = graph
         self._threads = torch.get_num_threads()  # here: threads that encode have a number of their own
-        self._hint = HINTS[precision]
         self._cache, self._from_images = cache, from_images
         self._compiled: Compiled | None = None
         self._compiling = threading.Lock()
@@ -98,7 +95,7 @@ class OpenVino:
             self._asked += images
             if not self._looked:
                 self._looked = True
-                learned, data = self._cache.read(self._hint) or (None, b"")
+                learned, data = self._cache.read() or (None, b"")
                 if learned is not None and not learned.pays:
                     self.trouble = ""
                     return False
@@ -118,30 +115,27 @@ class OpenVino:
 
     def _load(self, data: bytes) -> bool:
         try:
-            self._compiled = Compiled.read(data, self._hint, self._threads)
+            self._compiled = Compiled.read(data, self._threads)
         except Exception:  # it is compiled anew
             return False
         return True
 
     def _compile(self) -> bool:
         try:
-            self._compiled = Compiled.make(self._graph.converted, self._hint, self._threads)
+            self._compiled = Compiled.make(self._graph.converted(), self._threads)
         except Exception as error:  # whatever it says of layers it does not know, or where it does not load
             told = " ".join(str(error).split())[:160]
             self.trouble = f"OpenVINO cannot take this network ({told}): torch computes it"
             return False
-        if self._compiled is None:
-            self.trouble = ""
-        return self._compiled is not None
+        return True
 
     def keep(self, learned: Learned) -> None:
-        """Put it into the cache with what was learned of it; only that where it does not pay.
+        """Put it into the cache with what was learned of it, also where it does not pay.
 
-        In float32 it is always kept, because a process that asks with a few images need not import torch then.
+        A process that asks with a few images need not import torch then.
         """
         if self._compiled is not None:
-            whole = learned.pays or self._hint == HINTS["float32"]
-            self._cache.write(self._hint, learned, self._compiled.data() if whole else b"")
+            self._cache.write(learned, self._compiled.data())
 
     def __call__(self, images: Tensor) -> Tensor:
         assert self._compiled is not None  # as `ready` says

@@ -1,6 +1,6 @@
 """Networks that an engine has compiled, kept in files, so that the next process need not do it again.
 
-A file begins with a line that says what it is of: the encoder's identity, OpenVINO's version, the CPU, the precision.
+A file begins with a line that says what it is of: the encoder's identity, OpenVINO's version, the CPU.
 One that says anything else than is asked for, or is damaged, counts for nothing. It belongs to the CPU it was made on;
 delete it and it is made again.
 
@@ -75,18 +75,18 @@ class EngineCache:
     def __init__(self, about: Callable[[], dict[str, Any]], folder: Path | None = None) -> None:
         self.about, self.folder = about, folder
 
-    def read(self, hint: str) -> tuple[Learned, bytes] | None:
-        """What was kept of the network in this precision, and its bytes; None if there is nothing that fits."""
-        found = self.read_all(hint)
+    def read(self) -> tuple[Learned, bytes] | None:
+        """What was kept of the network, and its bytes; None if there is nothing that fits."""
+        found = self.read_all()
         return found and found[1:]
 
-    def read_all(self, hint: str) -> tuple[dict[str, Any], Learned, bytes] | None:
+    def read_all(self) -> tuple[dict[str, Any], Learned, bytes] | None:
         """As `read`, and before it what the file says of the encoder."""
-        for path in self._paths(hint):
+        for path in self._paths():
             try:
                 with path.open("rb") as file:
                     told = json.loads(file.readline(MOST_LINE))
-                    if not _says(told, self.about()) or not _says(told, self._here(hint)):
+                    if not _says(told, self.about()) or not _says(told, self._here()):
                         continue
                     data = file.read()
                 if hmac.compare_digest(told.pop("mac"), _mac(_key(), told, data)):
@@ -95,26 +95,26 @@ class EngineCache:
                 continue
         return None
 
-    def write(self, hint: str, learned: Learned, data: bytes) -> None:
+    def write(self, learned: Learned, data: bytes) -> None:
         """Keep a compiled network; where a folder cannot be written, it does without."""
-        told = {**self._here(hint), **self.about(), "learned": asdict(learned)}
+        told = {**self._here(), **self.about(), "learned": asdict(learned)}
         with contextlib.suppress(OSError, RuntimeError):
             line = json.dumps({**told, "mac": _mac(_key(), told, data)}).encode()
-            for path in self._paths(hint)[:1]:
+            for path in self._paths()[:1]:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write_atomic(path, line + b"\n" + data)
                 if self.folder is None:
                     self._forget_old(path.parent)
 
-    def _here(self, hint: str) -> dict[str, str]:
+    def _here(self) -> dict[str, str]:
         import openvino
 
         cpu = openvino.Core().get_property("CPU", "FULL_DEVICE_NAME")
-        return {"openvino": version("openvino"), "cpu": cpu, "precision": hint}
+        return {"openvino": version("openvino"), "cpu": cpu}
 
-    def _paths(self, hint: str) -> list[Path]:
+    def _paths(self) -> list[Path]:
         """Where it may be; the first is where it is written."""
-        name = f"{self.about()['identity'][:16]}-{hint}{SUFFIX}"
+        name = f"{self.about()['identity'][:16]}{SUFFIX}"
         with contextlib.suppress(RuntimeError):  # nobody's home
             own = user_folder() / name
             return [own] if self.folder is None else [self.folder / name, own]

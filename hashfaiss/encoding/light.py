@@ -9,13 +9,11 @@ from __future__ import annotations
 import numpy as np
 
 from hashfaiss.codes import Codes, pack
-from hashfaiss.encoding.compiled import HINTS, Compiled
+from hashfaiss.encoding.compiled import Compiled
 from hashfaiss.encoding.engine_cache import EngineCache, Learned
 from hashfaiss.errors import HashfaissError
 from hashfaiss.images.decoding import decode_alone, read_bytes
 from hashfaiss.images.preprocessing import Preprocessing
-
-HINT = HINTS["float32"]
 
 
 class LightEncoder:
@@ -28,11 +26,11 @@ class LightEncoder:
     def find(cls, cache: EngineCache) -> LightEncoder | None:
         """One for the encoder of this cache; None where nothing that fits lies there, or OpenVINO is missing."""
         try:
-            found = cache.read_all(HINT)
+            found = cache.read_all()
             if found is None:
                 return None
             about, learned, data = found
-            return cls(Compiled.read(data, HINT, threads=1), Preprocessing.from_dict(about["preprocessing"]), learned)
+            return cls(Compiled.read(data, threads=1), Preprocessing.from_dict(about["preprocessing"]), learned)
         except Exception:  # whatever OpenVINO says: the encoder is there
             return None
 

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hashfaiss.encoding.depthwise import Depthwise
 from hashfaiss.encoding.engine import OpenVino
 from hashfaiss.encoding.engine_cache import CLOSE, SIGMAS, Learned
 from hashfaiss.errors import ArgumentError, ModelError
@@ -114,6 +115,7 @@ class Way:
         floor: what is close to zero at least, as a share of the size.
         tally: how it does.
         settled: called once that is known.
+        engine: what computes it, where that is not torch.
     """
 
     compute: Callable[[Tensor], Tensor]
@@ -121,6 +123,7 @@ class Way:
     floor: float = 0.0
     tally: Tally = field(default_factory=Tally)
     settled: Callable[[Tally], None] = lambda tally: None
+    engine: OpenVino | None = None
 
 
 class Precision:
@@ -128,7 +131,7 @@ class Precision:
 
     Args:
         prepare: images as they are given to `outputs` and `signs` → what the network takes, on the device.
-        engines: for images as they are given, on a CPU, the fastest first; in place of half precision of torch's.
+        make_engine: gives what computes float32 beside torch, on a CPU, of images as they are given.
 
     Attributes:
         name: "float32", "bfloat16" or "float16".
@@ -141,10 +144,10 @@ class Precision:
         device: torch.device,
         name: str,
         prepare: Callable[[Tensor], Tensor] = lambda images: images,
-        engines: Callable[[], Sequence[OpenVino]] = lambda: (),
+        make_engine: Callable[[], OpenVino | None] = lambda: None,
     ) -> None:
         self.network, self.device = network, device
-        self._prepare, self._make_engines = prepare, engines
+        self._prepare, self._make_engine = prepare, make_engine
         self._exact_on = torch.device("cpu") if device.type == "mps" else device  # Apple's GPUs know no float64
         self._ours = hasattr(network, "backbones")
         self.name = name if self._ours else "float32"  # a stranger's knows no half, and its layers in what order?
@@ -152,7 +155,7 @@ class Precision:
         self._lock = threading.Lock()
         self._made: dict[torch.dtype, Any] = {}
         self._versions = versions(network)
-        self.engines = list(engines()) if self._ours else []
+        self.engine = make_engine() if self._ours else None
         self.ways = self._find_ways()
 
     @property
@@ -166,22 +169,24 @@ class Precision:
 
     def computing_engine(self) -> OpenVino | None:
         """The one that computes now, or None where it is torch."""
-        both = zip(self.engines, self.ways, strict=False)  # without engines, ways are torch's
-        usable = [engine for engine, way in both if way.ready(0) and way.tally.pays]
-        return usable[0] if usable else None
+        return next((way.engine for way in self.ways if way.ready(0) and way.tally.pays), None)
 
     @property
     def trouble(self) -> str | None:
         """Why an engine that was to compute does not."""
-        return next((engine.trouble for engine in self.engines if engine.trouble), None)
+        return (self.engine and self.engine.trouble) or None
 
     def _find_ways(self) -> list[Way]:
-        if self.engines:
-            return [self._by_engine(engine) for engine in self.engines]
-        half = TYPES[self.name]
-        if half is None:
-            return []
-        return [Way(lambda inputs: self._in_parts(self.made(half), inputs), lambda images: images >= LEAST)]
+        """The fastest first.
+
+        OpenVINO's half precision is not among them: it errs 2 to 10 times as much as torch's, whose sums and norms are
+        in float32, and paid for no network tried.
+        """
+        ways = [] if self.engine is None else [self._by_engine(self.engine)]
+        if (half := TYPES[self.name]) is not None:
+            prepare = self._prepare if ways else lambda inputs: inputs
+            ways.insert(0, Way(lambda images: self._in_parts(self.made(half), prepare(images)), lambda n: n >= LEAST))
+        return ways
 
     def _by_engine(self, engine: OpenVino) -> Way:
         def ready(images: int) -> bool:
@@ -194,12 +199,12 @@ class Precision:
         def settled(tally: Tally) -> None:
             engine.keep(tally.learned)
 
-        way = Way(lambda images: self._in_parts(engine, images), ready, CLOSE, settled=settled)
+        way = Way(lambda images: self._in_parts(engine, images), ready, CLOSE, settled=settled, engine=engine)
         return way
 
     def settle(self, images: Tensor) -> None:
         """Have the exact engine compiled and kept, however few images were encoded, learning of it on these."""
-        if not self.engines or not self.engines[-1].compile():
+        if self.engine is None or not self.engine.compile():
             return
         way = self.ways[-1]
         while way.tally.timed < TIMED:
@@ -220,14 +225,15 @@ class Precision:
                 raise ModelError("the network's outputs are not finite: the model is broken, train it again")
             close = close_rows(outputs, CLOSE)
             if len(close):
-                exact = self.made(torch.float64)(inputs[close].to(self._exact_on).double())
+                with Depthwise():
+                    exact = self.made(torch.float64)(inputs[close].to(self._exact_on).double().contiguous())
                 outputs[close] = exact.float().to(self.device)
         return outputs
 
     def signs(self, images: Tensor) -> Tensor:
         """Numbers (n, K) whose signs are those of `outputs`, by the fastest way there is."""
         self._look_for_changes()
-        if self.engines:
+        if self.engine is not None:
             return self._cascade(images, self.ways, self.outputs)
         return self._cascade(self._prepare(images), self.ways, self._outputs)
 
@@ -287,7 +293,7 @@ class Precision:
         with self._lock:
             now = versions(self.network)
             if now != self._versions:
-                self._made, self.engines = {}, list(self._make_engines()) if self._ours else []
+                self._made, self.engine = {}, self._make_engine() if self._ours else None
                 self.ways = self._find_ways()
                 self._versions = now  # last: it says that the others are of it
 
@@ -303,7 +309,8 @@ class Precision:
         with self._lock:
             if dtype not in self._made:
                 if dtype == torch.float64:
-                    self._made[dtype] = copy.deepcopy(self.network).to(self._exact_on).double().eval()
+                    made = copy.deepcopy(self.network).to(self._exact_on).double().eval()
+                    self._made[dtype] = made.to(memory_format=torch.contiguous_format)  # the fastest of float64
                 elif dtype == torch.float32:
                     self._made[dtype] = fold(self.network) if self._ours else self.network
                 else:

@@ -210,10 +210,10 @@ def clear_leftovers(folder: Path, manifest: dict[str, Any]) -> None:
     named = {entry["file"] for entry in manifest["segments"]}
     named.add((manifest.get("index") or {}).get("file", ""))
     identity = str((manifest.get("encoder") or {}).get("identity", ""))[:16]
-    named |= {f"engine/{identity}-{precision}.openvino" for precision in ("f32", "bf16")}
+    named.add(f"engine/{identity}.openvino")
     for room, own in (
         *OWN.items(),
-        ("engine", r"[0-9a-f]{16}-b?f\d\d\.openvino"),
+        ("engine", r"[0-9a-f]{16}(-b?f\d\d)?\.openvino"),
         ("", r"(manifest|manifest\.copy|skipped|encoder)\.\w+"),
     ):
         if not (folder / room).is_symlink():

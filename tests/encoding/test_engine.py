@@ -172,16 +172,16 @@ def test_compiled_networks_are_kept(encoder: Encoder, own_cache: Path, monkeypat
     tally = again.precision.tally
     assert (tally.timed, tally.images) == (precision.TIMED, 1)
     assert tally.close == first.precision.tally.close > 0
-    for change in ({"identity": "0" * 64}, {"openvino": "1"}, {"cpu": "another"}, {"precision": "bf16"}):
+    for change in ({"identity": "0" * 64}, {"openvino": "1"}, {"cpu": "another"}):
         line, _, data = file.read_bytes().partition(b"\n")
         (own_cache / "whole").write_bytes(line + b"\n" + data)
         file.write_bytes(json.dumps({**json.loads(line), **change}).encode() + b"\n" + data)
-        assert first.cache.read("f32") is None
+        assert first.cache.read() is None
         file.write_bytes((own_cache / "whole").read_bytes())
-        assert first.cache.read("f32") is not None
+        assert first.cache.read() is not None
     for damaged in (b"", b"{}", b"[]\n", line, line + b"\n" + data[:-1], line + b"\n" + bytes(len(data))):
         file.write_bytes(damaged)
-        assert first.cache.read("f32") is None
+        assert first.cache.read() is None
     monkeypatch.undo()
     assert asked(encoder).encode_resized(noise(20)).tolist() == expected
 
@@ -211,12 +211,12 @@ def test_an_index_keeps_its_own(encoder: Encoder, photos: Path, tmp_path: Path, 
     (file,) = (path / "engine").iterdir()
     assert file.name.startswith(encoder.identity[:16])
     assert [file.name for file in own_cache.iterdir()] == ["key"]
-    stale = [path / "engine" / name for name in ("0123456789abcdef-f32.openvino", f".{file.name}.7.tmp")]
+    stale = [path / "engine" / name for name in ("0123456789abcdef.openvino", f".{file.name}.7.tmp")]
     for each in stale:
         each.write_bytes(b"")
     index = ImageIndex.open(path)
     assert {trouble for _, trouble in index.verify()} == {None}
-    assert index.encoder.cache.read("f32") is not None
+    assert index.encoder.cache.read() is not None
     index.add(photos / "cat" / "0.jpg")
     assert list((path / "engine").iterdir()) == [file]
 
@@ -297,19 +297,7 @@ def test_threads_share_an_engine(encoder: Encoder) -> None:
 
 
 @there
-def test_bfloat16_is_decided_by_float32_and_that_by_float64(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On any processor: OpenVINO's bfloat16 is stood in for by its float32, rounded."""
-    compile_as, real = engine.OpenVino._compile, engine.OpenVino.__call__
-
-    def in_float32(self: Any) -> bool:
-        self.rounded, self._hint = self._hint == "bf16", "f32"
-        return compile_as(self)
-
-    def rounded(self: Any, images: Tensor) -> Tensor:
-        return real(self, images).bfloat16().float() if self.rounded else real(self, images)
-
-    monkeypatch.setattr(engine.OpenVino, "_compile", in_float32)
-    monkeypatch.setattr(engine.OpenVino, "__call__", rounded)
+def test_bfloat16_is_decided_by_float32_and_that_by_float64(encoder: Encoder) -> None:
     made = asked(encoder, precision="bfloat16")
     images = noise(600)
     assert joined(made.encode_resized(part) for part in images.split(50)) == float64_codes(encoder, images)

@@ -17,7 +17,7 @@ from PIL import Image
 
 from hashfaiss.encoding import engine_cache
 from hashfaiss.encoding.encoder import Encoder
-from hashfaiss.encoding.light import HINT, LightEncoder
+from hashfaiss.encoding.light import LightEncoder
 from hashfaiss.library.image_index import ImageIndex
 from hashfaiss.library.stored_encoder import light_encoder
 from hashfaiss.library.sync import LIGHT_FROM
@@ -85,16 +85,16 @@ def test_what_is_not_clear_is_left_to_the_encoder(index: Path, many: Path, tmp_p
     cache = engine_cache.EngineCache(
         lambda: {"identity": opened.store.manifest["encoder"]["identity"]}, index / "engine"
     )
-    found = cache.read_all(HINT)
+    found = cache.read_all()
     assert found is not None
     about, learned, data = found
     unsure = engine_cache.Learned(learned.fast_seconds, learned.full_seconds, 1, 1e6, True)
-    cache.write(HINT, unsure, data)
+    cache.write(unsure, data)
     assert about["preprocessing"] == opened.encoder.preprocessing.to_dict()
     wary = LightEncoder.find(engine_cache.EngineCache(lambda: {"identity": about["identity"]}, index / "engine"))
     assert wary is None  # written without what it needs to know
     cache.about = lambda: {name: about[name] for name in ("identity", "preprocessing", "bits")}
-    cache.write(HINT, unsure, data)
+    cache.write(unsure, data)
     wary = LightEncoder.find(cache)
     assert wary is not None
     assert wary.code(str(many / "0.jpg")) is None
@@ -121,7 +121,7 @@ def test_nothing_that_another_user_compiled_is_run(
 ) -> None:
     store = ImageIndex.open(index).store
     assert light_encoder(store) is not None
-    (file,) = (index / "engine").glob("*-f32.openvino")
+    (file,) = (index / "engine").glob("*.openvino")
     monkeypatch.setattr("openvino.Core.import_model", lambda *_: pytest.fail("run"))
     line, _, data = (whole := file.read_bytes()).partition(b"\n")
     about = json.loads(line)
@@ -169,7 +169,7 @@ def test_without_openvino_there_is_none(index: Path, many: Path, monkeypatch: py
 
 
 def test_a_build_that_adds_keeps_what_was_compiled(index: Path, many: Path) -> None:
-    (file,) = (index / "engine").glob("*-f32.openvino")
+    (file,) = (index / "engine").glob("*.openvino")
     before = file.stat()
     buffer = io.BytesIO()
     Image.new("RGB", (30, 30), "red").save(buffer, "PNG")
