@@ -33,7 +33,7 @@ encodings = st.sampled_from(["utf-8", "utf-16", "utf-16-le", "latin-1"])
 
 
 @given(st.one_of(st.binary(max_size=300), st.builds(lambda text, name: text.encode(name, "replace"), texts, encodings)))
-@settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_label_file_in_which_anything_stands(tmp_path: Path, data: bytes) -> None:
     for name in ("labels.txt", "labels.csv"):
         (tmp_path / name).write_bytes(data)

@@ -16,7 +16,7 @@ def asked(index, number):
     return [[(hit.id, hit.distance, hit.path, hit.labels) for hit in hits] for hits in some]
 
 
-@pytest.mark.parametrize("kind", ["flat", "ivf:lists=4,probes=2", "hnsw:m=4,ef=8"])
+@pytest.mark.parametrize("kind", ["flat", "ivf:lists=4,probes=2"])
 def test_a_reader_outlives_ten_generations(encoder, photos, kind):
     index = ImageIndex.create(encoder, photos.parent / "x.index", kind)
     index.build(photos)
