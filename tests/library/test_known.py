@@ -21,7 +21,7 @@ from hashfaiss.library.image_index import ImageIndex
 def nothing_decoded(monkeypatch):
     """Whatever is decoded from now on is an error."""
 
-    def refuse(data, path, least):
+    def refuse(data, path, least, note):
         raise AssertionError(path)
 
     monkeypatch.setattr(pipeline, "decode_image", refuse)
