@@ -149,7 +149,7 @@ class Distinct:
     def expand_one(self, found: One, k: int) -> tuple[Int64, Int32]:
         """Ids and distances of the k first images of one query; k is at most `FEW`."""
         if isinstance(found.positions, np.ndarray):
-            heads = self._heads.take(found.positions)
+            heads = self._heads[found.positions]  # `take` lets other threads run, which costs more than it does
             if len(heads) and heads.min() >= 0:
                 return heads[:k], np.asarray(found.distances[:k], np.int32)
             return self._merged(heads.tolist(), np.asarray(found.distances).tolist(), k)

@@ -17,6 +17,7 @@ class Flat(Kind):
 
     name = "flat"
     certified = 1.0
+    _held: Codes | None = None
     abilities = Abilities(
         summary="compares with every distinct code",
         guarantee="every answer is exact",
@@ -64,10 +65,16 @@ class Flat(Kind):
 
     def _rows(self, queries: int) -> Codes | None:
         """FAISS's codes (n, width), where they lie, for the native core; None where FAISS is to search so many."""
-        if not self.faiss.ntotal or not kernels.pays(self.width, queries):
+        n = self.faiss.ntotal
+        if not n or not kernels.pays(self.width, queries):
             return None
-        held: Codes = faiss.rev_swig_ptr(self.faiss.xb.data(), self.faiss.ntotal * self.width)
-        return held.reshape(-1, self.width)
+        if self._held is None or len(self._held) != n:  # whoever has the index itself may have added to it
+            self._held = faiss.rev_swig_ptr(self.faiss.xb.data(), n * self.width).reshape(-1, self.width)
+        return self._held
+
+    @property
+    def alone(self) -> bool:
+        return self._rows(1) is not None
 
     @property
     def work(self) -> float:

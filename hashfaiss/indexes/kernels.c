@@ -17,8 +17,8 @@
 
    kernel_loops.h has the loops that look at codes, kernel_paths.h compiles them for each instruction set, and
    kernel_search.h searches with them. Here is what Python sees, and kernels.py says what each function takes. All
-   arguments are checked before memory is looked at; then other threads run. Whoever changes an array meanwhile gets a
-   wrong answer, but nothing is read or written outside. */
+   arguments are checked before memory is looked at; then other threads run, unless it is soon done. Whoever changes an
+   array meanwhile gets a wrong answer, but nothing is read or written outside. */
 
 #define Py_LIMITED_API 0x030b0000
 #define PY_SSIZE_T_CLEAN
@@ -28,6 +28,8 @@
 #include <string.h>
 
 #include "kernel_search.h"
+
+#define HELD (1 << 17) /* codes that are compared without letting other threads run */
 
 /* ---- arguments */
 
@@ -187,6 +189,22 @@ static int take_place(PyObject *object, const Py_buffer *queries, Py_buffer *cod
            && of_width(queries, *lists ? (*lists)->width : codes->shape[1]);
 }
 
+/* Lets other threads run where so many codes are compared that it pays: to wait for the interpreter again costs as much
+   as a scan of some 100,000 codes. */
+static PyThreadState *let_others(int64_t queries, const Lists *lists, const Py_buffer *codes)
+{
+    int64_t rows = lists ? 0 : codes->shape[0];
+    for (int64_t c = 0; lists && c < lists->count && rows <= HELD; c++)
+        rows += lists->each[c].n;
+    return queries * rows > HELD ? PyEval_SaveThread() : NULL;
+}
+
+static void go_on(PyThreadState *others)
+{
+    if (others)
+        PyEval_RestoreThread(others);
+}
+
 /* nearest(place, queries, distances, positions): how many codes were compared */
 static PyObject *nearest(PyObject *self, PyObject *args)
 {
@@ -203,11 +221,11 @@ static PyObject *nearest(PyObject *self, PyObject *args)
               "give room for as many answers to each query, 1 or more")
         && start(&work, queries, lists)) {
         int64_t seen = 0;
-        Py_BEGIN_ALLOW_THREADS
+        PyThreadState *others = let_others(n, lists, &views[3]);
         for (int64_t first = 0; first < n; first += TILE)
             seen += find_nearest(&work, &views[3], first, LESS(first + TILE, n), k, distances->buf, positions->buf);
         finish(&work);
-        Py_END_ALLOW_THREADS
+        go_on(others);
         result = PyLong_FromLongLong(seen);
     }
     return release(result, 4, views);
@@ -244,10 +262,10 @@ static PyObject *within(PyObject *self, PyObject *args)
         && check(counts->shape[0] == n, "give room for one count a query") && start(&work, queries, lists)) {
         Hits *hits = calloc((size_t)n + 1, sizeof *hits);
         int enough = hits != NULL;
-        Py_BEGIN_ALLOW_THREADS
+        PyThreadState *others = let_others(n, lists, &views[2]);
         enough = enough && find_within(&work, &views[2], n, (uint32_t)radius + 1, hits);
         finish(&work);
-        Py_END_ALLOW_THREADS
+        go_on(others);
         result = enough ? joined(hits, counts->buf, n) : PyErr_NoMemory();
         for (int64_t q = 0; hits && q < n; q++)
             free(hits[q].keys);

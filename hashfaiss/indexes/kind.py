@@ -161,6 +161,9 @@ class Searcher(Protocol):
     @property
     def work(self) -> float: ...
 
+    @property
+    def alone(self) -> bool: ...
+
 
 class Certain(Searcher, Protocol):
     """One whose every answer is complete."""
@@ -263,6 +266,11 @@ class Kind(ABC):
     @abstractmethod
     def work(self) -> float:
         """What one query takes, in codes that FAISS's flat scan compares meanwhile."""
+
+    @property
+    def alone(self) -> bool:
+        """Whether one query is answered without FAISS, whose threads then need not be counted."""
+        return False
 
     @property
     def certain(self) -> Certain | None:

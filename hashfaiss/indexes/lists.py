@@ -59,6 +59,11 @@ class ListSearch:
         limits, distances, positions, _ = kernels.within(self._lists, queries, radius, faiss.omp_get_max_threads())
         return Found.of_ball(limits, distances, positions, np.full(len(queries), self.bits, np.int32))
 
+    @property
+    def alone(self) -> bool:
+        """As `Kind.alone`."""
+        return True
+
     @cached_property
     def work(self) -> float:
         """What one query for the nearest takes, as `Kind.work`; measured on codes of the index."""

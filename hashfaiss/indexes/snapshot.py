@@ -81,6 +81,8 @@ class Snapshot:
         """
         k = min(whole_number("k", k, 1), max(1, len(self)))
         queries = widened(check_codes(queries, self.bits, "queries"), self.kind.width)
+        if not len(queries):
+            return _nothing(0)
         found = min(k, len(self.distinct))
         farthest = -1 if exact or not found else self.trust.farthest(found) if self.trust else None
         kind = self._first(farthest == -1, len(queries))
@@ -101,6 +103,8 @@ class Snapshot:
         """
         radius = min(whole_number("radius", radius, 0), self.bits)
         queries = widened(check_codes(queries, self.bits, "queries"), self.kind.width)
+        if not len(queries):
+            return _nothing(0)
         kind = self._first(exact, len(queries), radius)
         work, answers = self._work(kind, 0), len(self) * ANSWERS_PER_CALL // MOST_PER_CALL
         return self._batched(queries, answers, work, lambda batch: self._within(batch, kind, radius, exact))
@@ -143,8 +147,9 @@ class Snapshot:
     @native()
     def _one(self, kind: Searcher, query: Codes, k: int, found: int, farthest: int | None) -> Answers:
         """The answer to one query, on one thread; `_nearest` without what only batches need."""
-        before = faiss.omp_get_max_threads()
-        faiss.omp_set_num_threads(1)
+        before = 0 if kind.alone else faiss.omp_get_max_threads()
+        if before:
+            faiss.omp_set_num_threads(1)
         try:
             one = kind.nearest_one(query, found)
             ids, distances = self.distinct.expand_one(one, k)
@@ -153,7 +158,8 @@ class Snapshot:
             if not certain and not believed:
                 return self._nearest(query, kind, k, found, farthest)
         finally:
-            faiss.omp_set_num_threads(before)
+            if before:
+                faiss.omp_set_num_threads(before)
         return Answers(np.array([0, len(ids)]), ids, distances, np.array([certain]))
 
     def _nearest(self, queries: Codes, kind: Searcher, k: int, found: int, farthest: int | None) -> Answers:

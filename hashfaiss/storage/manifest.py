@@ -28,6 +28,7 @@ from hashfaiss.storage.paths import Int64
 FORMAT = "hashfaiss-index"
 VERSION = 2  # 1 knew files by their sha256
 MANIFEST, COPY = "manifest.json", "manifest.copy.json"
+MOST_GONE = 1 << 27  # ids taken out that a manifest may tell of: 1 GB
 OWN = {"codes": r"\d{6,}-\d{2,}-[0-9a-f]{4}\.h5", "faiss": r"\d{6,}\.index"}  # what we name so, we may delete
 
 
@@ -141,7 +142,7 @@ def _read(path: Path) -> dict[str, Any]:
             _inside(name) and entry["rows"] >= 0 for name, entry in zip(files, manifest["segments"], strict=True)
         )
         sound = sound and all(isinstance(entry.get("xxh3", entry.get("sha256")), str) for entry in manifest["segments"])
-        sound = sound and manifest["generation"] >= 0 and manifest["next_id"] >= 0
+        sound = sound and manifest["generation"] >= 0 and 0 <= manifest["next_id"] < 1 << 63
         unpacked_ids(manifest.get("removed", ""), manifest["next_id"])
         check_bits(manifest["bits"])
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -192,11 +193,11 @@ def packed_ids(ids: Int64) -> str:
 def unpacked_ids(text: str, most: int) -> Int64:
     """The ids of `packed_ids`, `most` of them or fewer; ValueError for what it did not make."""
     try:
-        data = zlib.decompressobj().decompress(base64.b64decode(text, validate=True), 8 * most + 1)
+        data = zlib.decompressobj().decompress(base64.b64decode(text, validate=True), 8 * min(most, MOST_GONE) + 1)
         ids = np.frombuffer(data, "<i8").astype(np.int64).cumsum()
     except (TypeError, zlib.error) as error:
         raise ValueError(str(error)) from None
-    if len(ids) > most or (np.diff(ids, prepend=-1) < 1).any():
+    if len(ids) > min(most, MOST_GONE) or (np.diff(ids, prepend=-1) < 1).any():
         raise ValueError("ids that do not ascend, or too many")
     return ids
 

@@ -134,7 +134,9 @@ class Segment:
             # what was written never changes, so the file needs no lock of HDF5's
             opened = source if isinstance(source, Path) else io.BytesIO(source)
             self._file = h5py.File(opened, "r", locking=False) if isinstance(source, Path) else h5py.File(opened, "r")
-            about = (self._file.attrs["format"], int(self._file.attrs["version"]), int(self._file.attrs["bits"]))
+            attributes = self._file.attrs
+            # what its format says is not read: where a text lies, HDF5 may look for ever in a file made for that
+            about = ("format" in attributes and FORMAT, int(attributes["version"]), int(attributes["bits"]))
         except FileNotFoundError:
             raise
         except Exception as error:
@@ -146,7 +148,7 @@ class Segment:
             raise CorruptIndexError(f"{self.name} is no segment of {bits}-bit codes (it is {about}): {ADVICE}")
         try:
             check_columns(self._file, bits)
-        except (ValueError, KeyError, RuntimeError) as error:
+        except (ValueError, KeyError, RuntimeError, OverflowError, OSError) as error:
             raise self._damaged(error) from None
 
     def _damaged(self, error: Exception) -> CorruptIndexError:

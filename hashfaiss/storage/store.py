@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
@@ -220,7 +221,7 @@ class CodeStore:
     def row(self, image_id: int) -> Row:
         """What is known of one image; KeyError if there is none of that id."""
         for segment in reversed(self._segments):
-            row = int(np.searchsorted(segment.ids, image_id))
+            row = bisect_left(segment.ids, image_id)  # numpy's lets other threads run, which costs more than it does
             if row < len(segment) and segment.ids[row] == image_id:
                 return segment.row(row)
         raise KeyError(image_id)
