@@ -99,7 +99,7 @@ class FeatureStore:
             if about["files"] != self._named() or about["xxh3"] != fast_digest(features.data):
                 return None
             return _numbered(joined), features
-        except (OSError, ValueError, LookupError, TypeError):
+        except (OSError, ValueError, LookupError, TypeError, EOFError):
             return None
 
     def _compute(
