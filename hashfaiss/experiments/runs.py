@@ -161,7 +161,8 @@ def _train(plan: Plan, display: Display, store: FeatureStore | None) -> tuple[Tr
     """
     if not plan.rates:
         with display.training() as progress:
-            return train(plan.options, True, progress, display.note, store), {}
+            found = train(plan.options, resume=True, progress=progress, say=display.note, store=store)
+            return found, {}
     scores: dict[float, float | None] = {}
     trainings: dict[float, TrainResult] = {}
     for rate in plan.rates:
@@ -170,7 +171,7 @@ def _train(plan: Plan, display: Display, store: FeatureStore | None) -> tuple[Tr
         options = replace(plan.options, learning_rate=rate, out=folder / "model.pt")
         try:
             with display.training() as progress:
-                trainings[rate] = train(options, True, progress, display.note, store)
+                trainings[rate] = train(options, resume=True, progress=progress, say=display.note, store=store)
         except DivergedError as error:
             display.note(f"{plan.name}, learning rate {rate:g}: {error}")
         scores[rate] = trainings[rate].validation_score if rate in trainings else None

@@ -53,8 +53,8 @@ from hashfaiss.encoding.encoder import Encoder
 from hashfaiss.library.image_index import ImageIndex
 sync.COMMIT_ROWS = 16
 real = pipeline.encode_stream
-def slow(encoder, items, learned=False):
-    for number, batch in enumerate(real(encoder, items, batch_size=16, workers=1, learned=learned)):
+def slow(encoder, items, **how):
+    for number, batch in enumerate(real(encoder, items, batch_size=16, workers=1, **how)):
         time.sleep(0.2 if number < 2 else 1000)  # no build gets further, however late it is killed
         yield batch
 pipeline.encode_stream = slow
