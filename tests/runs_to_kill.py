@@ -15,5 +15,13 @@ def build_first(folder: str, photos: str) -> None:
 build_again = heal_it = build_first
 
 
+def compact_it(folder: str, photos: str) -> None:
+    ImageIndex.open(folder).compact()
+
+
+def tune_it(folder: str, photos: str) -> None:
+    ImageIndex.open(folder).tune()
+
+
 def remove_some(folder: str, photos: str) -> None:
     ImageIndex.open(folder).remove([f"{photos}/cat", f"{photos}/dog/0.jpg"])

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hashfaiss.bench.engines import ITSELF, onnxruntime_pipeline, openvino_itself
+from hashfaiss.bench.engines import OPENVINO, by_themselves, onnxruntime_pipeline
 from hashfaiss.codes import pack_tensor
 from hashfaiss.encoding.encoder import Encoder
 from hashfaiss.encoding.engine import COMPILED_FROM
@@ -52,7 +52,7 @@ class EncodingBench:
         float32: the same by torch in float32.
         engines: the network alone by each engine and precision that this machine computes in.
         pipeline: from files to codes.
-        itself: OpenVINO by itself on ready batches, by precision: no sign decided, none looked at again.
+        itself: engines by themselves on ready batches: no sign decided, none looked at again.
         onnxruntime: from files to codes by Pillow and onnxruntime; None where that is not installed.
         plain: the script everyone writes; None where not asked for.
         bound_ratio: pipeline / the slower of decode and network.
@@ -137,7 +137,7 @@ def bench_encoding(
     ready = _ready(encoder, some)
     _settle(encoder, ready)
     others = _engines(model, encoder, ready)
-    itself = openvino_itself(encoder, ready, workers)
+    itself = by_themselves(encoder, ready, workers)
     peer = onnxruntime_pipeline(encoder, some, workers)
     rates: dict[str, list[float]] = defaultdict(list)
     for number in range(ROUNDS):
@@ -154,7 +154,7 @@ def bench_encoding(
             rates["plain"].append(_plain(model, images, len(some)))
     medians = {name: statistics.median(found) for name, found in rates.items()}
     decode, network, pipeline = (medians[name] for name in ("decode", "network", "pipeline"))
-    plain, exact = medians.get("plain"), medians.get(f"{ITSELF}float32")
+    plain, exact = medians.get("plain"), medians.get(f"{OPENVINO}, float32")
     notice("flips")
     compared, flipped, largest = _flips(encoder, plain_encoder, spread(files, FLIPS))
     notice("one image, a cold query, memory")
@@ -173,7 +173,7 @@ def bench_encoding(
         network=network,
         float32=medians["float32"],
         engines={name: medians[name] for name in others},
-        itself={name.removeprefix(ITSELF): medians[name] for name in itself},
+        itself={name: medians[name] for name in itself},
         pipeline=pipeline,
         onnxruntime=medians.get("onnxruntime"),
         plain=plain,

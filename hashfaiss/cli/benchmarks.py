@@ -93,7 +93,7 @@ def bench_encode(
         ("network alone", found.network),
         ("network alone, torch float32", found.float32),
         *((f"network alone, {name}", rate) for name, rate in found.engines.items()),
-        *((f"OpenVINO itself, {name}", rate) for name, rate in found.itself.items()),
+        *found.itself.items(),
         ("pipeline, files to codes", found.pipeline),
         *([("files to codes by onnxruntime", found.onnxruntime)] if found.onnxruntime else []),
         *([("the plain script", found.plain)] if found.plain else []),

@@ -6,6 +6,8 @@ would see, and an image with an output near zero, or of a kind that only torchco
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 
 from hashfaiss.codes import Codes, pack
@@ -14,6 +16,8 @@ from hashfaiss.encoding.engine_cache import EngineCache, Learned
 from hashfaiss.errors import HashfaissError
 from hashfaiss.images.decoding import decode_alone, read_bytes
 from hashfaiss.images.preprocessing import Preprocessing
+
+THREADS = 8  # that answer at once, each an image of its own
 
 
 class LightEncoder:
@@ -30,7 +34,11 @@ class LightEncoder:
             if found is None:
                 return None
             about, learned, data = found
-            return cls(Compiled.read(data, threads=1), Preprocessing.from_dict(about["preprocessing"]), learned)
+            return cls(
+                Compiled.read(data, threads=min(THREADS, os.cpu_count() or 1)),
+                Preprocessing.from_dict(about["preprocessing"]),
+                learned,
+            )
         except Exception:  # whatever OpenVINO says: the encoder is there
             return None
 

@@ -166,7 +166,7 @@ def evaluate_index(
     rows = [row for _, row in index.store.rows()]
     image_labels = [row.labels for row in rows]
     if queries is not None:
-        asked = _held_out(index, queries, labels, {row.digest for row in rows})
+        asked = _held_out(index, queries, labels, {row.digest for row in rows}, rerank is not None)
     else:
         asked = _own_images(codes, image_labels, sample, seed)
     agreement = _agreement(index, asked.codes, codes, ids, depth, exact, progress)
@@ -355,7 +355,11 @@ def _own_images(codes: Codes, labels: list[Labels], sample: int, seed: int) -> _
 
 
 def _held_out(
-    index: ImageIndex, folder: str | os.PathLike[str], labels: str | os.PathLike[str] | None, indexed: set[bytes]
+    index: ImageIndex,
+    folder: str | os.PathLike[str],
+    labels: str | os.PathLike[str] | None,
+    indexed: set[bytes],
+    outputs: bool,
 ) -> _Queries:
     from hashfaiss.encoding.items import Item
     from hashfaiss.encoding.pipeline import encode_stream
@@ -364,7 +368,7 @@ def _held_out(
     unlisted: list[tuple[str, str]] = []
     files = labelled_files(folder, labels, lambda path, reason: unlisted.append((path, reason)))
     items = (Item(file, file_labels) for file, file_labels in files)
-    batches = list(encode_stream(index.encoder, items, outputs=True))
+    batches = list(encode_stream(index.encoder, items, outputs=outputs))
     skipped = unlisted + [(item.path or "", reason) for batch in batches for item, reason in batch.skipped]
     if not any(batch.items for batch in batches):
         raise ArgumentError(f"{os.fspath(folder)!r} holds no image that can be read: give a folder of query images")
@@ -373,5 +377,5 @@ def _held_out(
         [item.labels for batch in batches for item in batch.items],
         leaks=sum(digest in indexed for digest in chain.from_iterable(batch.digests for batch in batches)),
         skipped=skipped,
-        outputs=np.concatenate([batch.outputs for batch in batches if batch.outputs is not None]),
+        outputs=np.concatenate([batch.outputs for batch in batches if batch.outputs is not None]) if outputs else None,
     )

@@ -34,11 +34,15 @@ from hashfaiss.files import write_atomic
 from hashfaiss.images.decoding import decode_image, read_bytes
 from hashfaiss.library.image_index import ImageIndex
 from hashfaiss.library.sync import BuildReport
+from hashfaiss.train.feature_store import FeatureStore
+from hashfaiss.train.methods import Shallow, method_class
 from hashfaiss.train.progress import Progress
 from hashfaiss.train.records import TrainResult, training_folder
 from hashfaiss.train.trainer import train
 
 TIMED_BATCH, WARM_UPS, TIMINGS = 64, 2, 7
+FEATURES = "features"  # a folder beside the runs
+DEPTH = 1000  # ranks of FAISS that are held against the exact ones
 PLACES = 6  # of each query's average precision, as it is stored
 
 
@@ -100,12 +104,15 @@ def _carry_out(plan: Plan, data: Data, about: dict[str, Any], display: Display) 
     found = plan.stored()
     if found is not None:
         return found
-    trained, rates = _train(plan, display)
+    store = _store(plan, data, display)
+    trained, rates = _train(plan, display, store)
     encoder = Encoder.load(plan.options.out, plan.settings.device)
+    if store is not None:
+        encoder.remembered = store.codes(encoder)
     folder = plan.folder / "index"
     index, built = _build(encoder, folder, data, display)
     with display.bar("evaluate") as shown:
-        report = evaluate_index(index, data.images, data.file("query"), cutoff=data.cutoff, progress=shown)
+        report = evaluate_index(index, data.images, data.file("query"), cutoff=data.cutoff, depth=DEPTH, progress=shown)
     if report.retrieval is None:
         raise LabelError(
             f"the queries or the database of {str(data.split.folder)!r} have no labels: give lists with them"
@@ -135,7 +142,17 @@ def _carry_out(plan: Plan, data: Data, about: dict[str, Any], display: Display) 
     return stored
 
 
-def _train(plan: Plan, display: Display) -> tuple[TrainResult, dict[str, Any]]:
+def _store(plan: Plan, data: Data, display: Display) -> FeatureStore | None:
+    """Where a table keeps the features of backbones that its runs do not train; None for a run that trains its own."""
+    settings = plan.settings
+    fixed = settings.freeze and not settings.finetune and settings.network_arguments.get("attention", "none") == "none"
+    if not (fixed or issubclass(method_class(settings.method), Shallow)):
+        return None
+    images = [*data.split.query, *data.split.train, *data.split.database]
+    return FeatureStore(plan.folder.parent / FEATURES, (str(data.images / path) for path, _ in images), display.bar)
+
+
+def _train(plan: Plan, display: Display, store: FeatureStore | None) -> tuple[TrainResult, dict[str, Any]]:
     """Train, at each of the plan's rates where it has some, and keep the model that is best on validation images.
 
     Returns:
@@ -144,7 +161,8 @@ def _train(plan: Plan, display: Display) -> tuple[TrainResult, dict[str, Any]]:
     """
     if not plan.rates:
         with display.training() as progress:
-            return train(plan.options, resume=True, progress=progress, say=display.note), {}
+            found = train(plan.options, resume=True, progress=progress, say=display.note, store=store)
+            return found, {}
     scores: dict[float, float | None] = {}
     trainings: dict[float, TrainResult] = {}
     for rate in plan.rates:
@@ -153,7 +171,7 @@ def _train(plan: Plan, display: Display) -> tuple[TrainResult, dict[str, Any]]:
         options = replace(plan.options, learning_rate=rate, out=folder / "model.pt")
         try:
             with display.training() as progress:
-                trainings[rate] = train(options, resume=True, progress=progress, say=display.note)
+                trainings[rate] = train(options, resume=True, progress=progress, say=display.note, store=store)
         except DivergedError as error:
             display.note(f"{plan.name}, learning rate {rate:g}: {error}")
         scores[rate] = trainings[rate].validation_score if rate in trainings else None

@@ -12,6 +12,7 @@ from hashfaiss.errors import ArgumentError, CorruptIndexError, ImageError
 from hashfaiss.indexes import CodeIndex, Tuning, parse_kind
 from hashfaiss.indexes.tuning import RECALL, Notice
 from hashfaiss.library.answering import How, Search, Wanted, as_list, check_how, combined_hits, searcher, stream_hits
+from hashfaiss.library.compacting import compact
 from hashfaiss.library.facts import describe
 from hashfaiss.library.faiss_file import check_manifest, load_codes, tune_faiss
 from hashfaiss.library.hits import Hit, Hits, of_different_files
@@ -358,6 +359,19 @@ class ImageIndex:
         """
         try:
             return remove(self.store, images)
+        finally:
+            self._forget()
+
+    def compact(self) -> tuple[int, int]:
+        """Rewrite segments that are small, and rows that were taken out, as few full segments; ids stay.
+
+        Readers that have the index open keep what they opened. Builds do so themselves where it pays.
+
+        Returns:
+            Segments before and after.
+        """
+        try:
+            return compact(self.store)
         finally:
             self._forget()
 

@@ -12,6 +12,8 @@ import hashlib
 import json
 import os
 import re
+import socket
+import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +30,7 @@ from hashfaiss.storage.paths import Int64
 FORMAT = "hashfaiss-index"
 VERSION = 2  # 1 knew files by their sha256
 MANIFEST, COPY = "manifest.json", "manifest.copy.json"
+HOST_NAME, MOST_TOLD = 64, 1 << 10  # letters of a host's name, and of what a lock tells
 MOST_GONE = 1 << 27  # ids taken out that a manifest may tell of: 1 GB
 OWN = {"codes": r"\d{6,}-\d{2,}-[0-9a-f]{4}\.h5", "faiss": r"\d{6,}\.index"}  # what we name so, we may delete
 
@@ -45,14 +48,30 @@ def writer_lock(folder: Path) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout:
         raise IndexLockedError(
-            f"another process is writing to {str(folder)!r}: wait for it to end, or write to another index"
+            f"another process is writing to {str(folder)!r}{_holder(lock.lock_file)}: wait for it to end, or write to "
+            "another index"
         ) from None
     except OSError as error:
         raise IndexFolderError(f"cannot write to the index {str(folder)!r}: {error.strerror or error}") from None
+    with contextlib.suppress(OSError):  # for others to tell; Windows keeps it locked
+        about = {"process": os.getpid(), "host": socket.gethostname()[:HOST_NAME], "since": int(time.time())}
+        Path(lock.lock_file).write_text(json.dumps(about))
     try:
         yield
     finally:
         lock.release()
+
+
+def _holder(lock: str) -> str:
+    """Who holds a lock, and since when, as it tells; nothing where it tells nothing that can be read."""
+    try:
+        with open(lock, encoding="utf-8") as file:
+            about = json.loads(file.read(MOST_TOLD))
+        number, host, since = int(about["process"]), str(about["host"]), time.localtime(int(about["since"]))
+    except (OSError, ValueError, LookupError, TypeError, OverflowError, RecursionError):
+        return ""
+    shown = "".join(letter for letter in host if letter.isprintable())[:HOST_NAME]
+    return f" (process {number} on {shown!r}, since {time.strftime('%Y-%m-%d %H:%M:%S', since)})"
 
 
 def index_at(folder: Path) -> bool:

@@ -358,14 +358,14 @@ class StoreWriter:
         write_atomic(self.store.path / name, data)
         return entry, Segment(self.store.path / name, self.store.bits)
 
-    def gather(self) -> None:
+    def gather(self, whole: bool = False) -> None:
         """Rewrite live rows into few segments: of all where most rows are dead, of those that came last where many are.
 
         So one image more, again and again, rewrites what is small, and a million rows seldom.
         """
         store = self.store
         total, live = sum(len(segment) for segment in store._segments), len(store)
-        if total > 2 * live + SEGMENT_ROWS // 16:
+        if whole or total > 2 * live + SEGMENT_ROWS // 16:
             self._rewrite(0)
         elif len(store._segments) > MANY_SEGMENTS + live // SEGMENT_ROWS:
             self._rewrite(self._recent())

@@ -16,6 +16,7 @@ from hashfaiss.encoding.precision import images_together
 from hashfaiss.errors import TrainingError
 from hashfaiss.images.preprocessing import Preprocessing
 from hashfaiss.train.data import TrainingData, empty
+from hashfaiss.train.feature_store import FeatureStore
 from hashfaiss.train.progress import Clock
 from hashfaiss.train.settings import PRECISIONS, Settings
 
@@ -42,9 +43,16 @@ class Frozen:
         return codes
 
 
-def freeze(network: Any, data: TrainingData, settings: Settings, clock: Clock) -> Frozen:
-    """What the head of `network` is trained on and validated with, in the settings' precision."""
+def freeze(
+    network: Any, data: TrainingData, settings: Settings, clock: Clock, store: FeatureStore | None = None
+) -> Frozen:
+    """What the head of `network` is trained on and validated with: of the store, or in the settings' precision."""
     network.eval()
+    if store is not None and settings.network_arguments.get("attention", "none") == "none":
+        look, digests = settings.preprocessing, (data.training.digests, data.validation.digests)
+        training, validation = (store.rows(network.backbone, settings.backbone, look, part) for part in digests)
+        if training is not None and validation is not None:
+            return Frozen(training, validation)
     parts = data.training.images, data.validation.images
     clock.start_features(sum(map(len, parts)))
     precision = PRECISIONS["float32" if settings.precision == "float16" else settings.precision]

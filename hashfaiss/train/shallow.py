@@ -16,6 +16,7 @@ from hashfaiss.networks.backbones import build_backbone
 from hashfaiss.networks.features import FeatureHash
 from hashfaiss.networks.weights import load_weights
 from hashfaiss.train.data import TrainingData
+from hashfaiss.train.feature_store import FeatureStore
 from hashfaiss.train.frozen import frozen_features
 from hashfaiss.train.methods import Shallow, build_method
 from hashfaiss.train.methods.method import BLOCK, sign
@@ -25,7 +26,13 @@ from hashfaiss.train.selection import Selection
 from hashfaiss.train.settings import Settings
 
 
-def fit_shallow(settings: Settings, data: TrainingData, folder: Path, tell: Callable[[Progress], None]) -> TrainResult:
+def fit_shallow(
+    settings: Settings,
+    data: TrainingData,
+    folder: Path,
+    tell: Callable[[Progress], None],
+    store: FeatureStore | None = None,
+) -> TrainResult:
     """Fit `settings.method` and write its model file, metrics.csv and loss.png.
 
     The backbone is the one the weights name, or random of torch's global generator; the method draws from a generator
@@ -35,6 +42,7 @@ def fit_shallow(settings: Settings, data: TrainingData, folder: Path, tell: Call
         settings: of a shallow method; features are always float32, because the encoder takes them so.
         data: decoded without a margin for augmentation.
         folder: of the training; an older training's state there is given up.
+        store: where the backbone's features may lie.
         tell: called as images go through the backbone: one epoch, with loss 0 until the method is solved.
 
     Returns:
@@ -53,13 +61,17 @@ def fit_shallow(settings: Settings, data: TrainingData, folder: Path, tell: Call
     clock.start_epoch(1, len(data.training))
     zero = torch.zeros(())
     backbone = fixed_backbone(settings.backbone, settings.weights, torch.device(settings.device))
-    features = frozen_features(
-        backbone,
-        data.training.images,
-        settings.preprocessing,
-        torch.device(settings.device),
-        on_done=lambda more: clock.tick(more, zero),
-    )
+    look, features = settings.preprocessing, None
+    if store is not None:
+        features = store.rows(backbone, settings.backbone, look, data.training.digests)
+    if features is None:
+        features = frozen_features(
+            backbone,
+            data.training.images,
+            settings.preprocessing,
+            torch.device(settings.device),
+            on_done=lambda more: clock.tick(more, zero),
+        )
     clock.stop()
     network, arguments = solve(method, backbone, settings.backbone, features, settings.seed)
     encoder = Encoder(

@@ -27,6 +27,7 @@ from hashfaiss.networks.weights import licence_trouble, load_weights, weights_id
 from hashfaiss.train.budget import LENGTH, fit_into_minutes
 from hashfaiss.train.checks import check_training_set
 from hashfaiss.train.data import TrainingData, drawn_batches, load_training_data, views_of
+from hashfaiss.train.feature_store import FeatureStore
 from hashfaiss.train.frozen import Frozen, freeze
 from hashfaiss.train.methods import Method, Shallow, SteppingMethod, build_method, method_class
 from hashfaiss.train.optimisers import build_optimiser
@@ -59,6 +60,7 @@ def train(
     resume: bool = False,
     progress: Callable[[Progress], None] | None = None,
     say: Callable[[str], None] = lambda _: None,
+    store: FeatureStore | None = None,
 ) -> TrainResult:
     """Train a network and write its model file.
 
@@ -71,6 +73,7 @@ def train(
             unfinished there must be deleted first.
         progress: called about ten times a second.
         say: told in a sentence what was decided: how many epochs fit into `minutes`.
+        store: where a backbone's features may lie; of an image's whole, whatever the augmentation.
 
     Raises:
         ArgumentError: a setting outside what it may be.
@@ -97,7 +100,7 @@ def train(
         others = [device] if device.type == "cuda" else []
         with torch.random.fork_rng(others):  # the caller's random numbers stay theirs
             torch.manual_seed(settings.seed)
-            return _learn(settings, state, folder, tell, say, started)
+            return _learn(settings, state, folder, tell, say, started, store)
 
 
 def _learn(
@@ -107,6 +110,7 @@ def _learn(
     tell: Callable[[Progress], None],
     say: Callable[[str], None],
     started: float,
+    store: FeatureStore | None,
 ) -> TrainResult:
     if issubclass(method_class(settings.method), Shallow):
         if state is not None:
@@ -116,7 +120,7 @@ def _learn(
             )
         data = _read_images(settings, tell, say)
         with writing(folder):
-            return fit_shallow(settings, data, folder, tell)
+            return fit_shallow(settings, data, folder, tell, store)
     network: Any = NETWORKS[settings.network](**settings.network_arguments)
     # of its own generator, so that what else there is to draw, such as attention, leaves it the same
     draw_head(network.hash_layer, torch.Generator().manual_seed(settings.seed))
@@ -128,7 +132,7 @@ def _learn(
     network = network.to(device).to(memory_format=torch.channels_last)  # a tenth faster on CPUs; for tensor cores
     if settings.minutes is not None:
         settings = _decided(settings, state, network, data, time.monotonic() - started, say)
-    run = _Run(settings, network, data, folder)
+    run = _Run(settings, network, data, folder, store)
     if state is not None:
         run.restore(state)
     if shortfall := run.method.shortfall():
@@ -181,8 +185,10 @@ def _read_images(settings: Settings, tell: Callable[[Progress], None], say: Call
 class _Run:
     """A training in progress: what changes from epoch to epoch, and how."""
 
-    def __init__(self, settings: Settings, network: Any, data: TrainingData, folder: Path) -> None:
-        self.settings, self.data, self.folder = settings, data, folder
+    def __init__(
+        self, settings: Settings, network: Any, data: TrainingData, folder: Path, store: FeatureStore | None
+    ) -> None:
+        self.settings, self.data, self.folder, self.store = settings, data, folder, store
         self.preprocessing = settings.preprocessing
         self.device = torch.device(settings.device)
         self.network = network
@@ -222,7 +228,7 @@ class _Run:
             clock.start_phase()
         clock.last_phase = self.phase == self.phases[-1]
         if self.phase.kind == "head" and self.frozen is None:
-            self.frozen = freeze(self.network, self.data, self.settings, clock)
+            self.frozen = freeze(self.network, self.data, self.settings, clock, self.store)
         # Seeded by its number, an epoch draws the same whether or not it is the first of a sitting.
         seed = int(np.random.SeedSequence((self.settings.seed, number)).generate_state(1, np.uint64)[0])
         torch.manual_seed(seed)

@@ -164,6 +164,10 @@ def test_encoding_is_measured_against_its_bounds(encoder, photos, tmp_path, monk
     assert found["alone"] > 0
     assert ("openvino float32" in found["engines"]) == (find_spec("openvino") is not None)
     assert min(found["engines"].values(), default=1) > 0
+    if exact := found["itself"].get("OpenVINO itself, float32"):
+        assert found["engine_ratio"] == pytest.approx(found["pipeline"] / min(found["decode"], exact))
+    assert ("OpenVINO itself, float32" in found["itself"]) == (find_spec("openvino") is not None)
+    assert (found["onnxruntime"] or 0) > 0 or find_spec("onnxruntime") is None
     assert [name for name, _ in asked_of] == ["-m", "-m", "-c", "-c", "-c"]
     few = run("bench", "encode", "--model", str(tmp_path / "model.pt"), "--images", str(photos / "cat"), code=2)
     assert "holds 16 images: give 40 or more" in few

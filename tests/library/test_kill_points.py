@@ -93,7 +93,7 @@ def killed():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("run", ["build_first", "build_again", "remove_some", "heal_it"])
+@pytest.mark.parametrize("run", ["build_first", "build_again", "remove_some", "heal_it", "compact_it", "tune_it"])
 def test_a_run_that_ends_at_any_boundary_is_made_good_by_the_next(encoder, photos, tmp_path, killed, run):
     folder, kept, model = tmp_path / "x.index", tmp_path / "kept.index", tmp_path / "model.pt"
     encoder.save(model)
@@ -105,6 +105,8 @@ def test_a_run_that_ends_at_any_boundary_is_made_good_by_the_next(encoder, photo
         flip(photos / "cat/0.jpg", photos / "cat/0.jpg")
         shutil.copy(photos / "dog/0.jpg", photos / "dog/copy.jpg")
         (photos / "bird/1.png").unlink()
+        if run == "compact_it":  # of two segments, and of images that were taken out
+            ImageIndex.open(folder).build(photos)
         if run == "heal_it":
             file = next((folder / "codes").iterdir())
             file.write_bytes(file.read_bytes()[:-1])

@@ -215,10 +215,23 @@ def test_one_writer_at_a_time(tmp_path):
     store = CodeStore.create(tmp_path / "x", 20)
     with store.writing() as writer:
         with (
-            pytest.raises(IndexLockedError, match="another process is writing"),
+            pytest.raises(
+                IndexLockedError, match=rf"another process is writing to .* \(process {os.getpid()} on '.+', since 2"
+            ),
             CodeStore.open(tmp_path / "x").writing(),
         ):
             pass
+        for told in (
+            b"",
+            b"\xff",
+            b"[" * 2000,
+            b'{"process": 1e999, "host": 1, "since": 2}',
+            b'{"process": 1}',
+            b"[1]",
+        ):
+            (tmp_path / "x" / "lock").write_bytes(told)
+            with pytest.raises(IndexLockedError, match="x': wait"), CodeStore.open(tmp_path / "x").writing():
+                pass
         writer.append(*some(2))
         writer.commit()
     other = CodeStore.open(tmp_path / "x")
