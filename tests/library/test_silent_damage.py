@@ -1,6 +1,6 @@
 """Whatever is changed in an index folder behind its back is found by `verify`, and never answers wrongly.
 
-`--mutations 10000` tries as many as the figure in docs/reliability.md.
+`--mutations 2000` tries as many as the figure in docs/reliability.md; more need `--timeout 0`.
 """
 
 from __future__ import annotations
