@@ -17,7 +17,9 @@ from PIL import Image
 
 from hashfaiss.encoding import engine_cache
 from hashfaiss.encoding.encoder import Encoder
+from hashfaiss.encoding.learned import LearnedCodes
 from hashfaiss.encoding.light import LightEncoder
+from hashfaiss.files import content_digest
 from hashfaiss.library.image_index import ImageIndex
 from hashfaiss.library.stored_encoder import light_encoder
 from hashfaiss.library.sync import LIGHT_FROM
@@ -159,6 +161,14 @@ def test_small_indexes_and_other_devices_do_without(encoder: Encoder, index: Pat
     assert ImageIndex.open(index, device="cpu")._light_encoder() is None
     altered(encoder, engine="torch").to_index(many, tmp_path / "torch.index")
     assert light_encoder(ImageIndex.open(tmp_path / "torch.index").store) is None
+
+
+def test_images_whose_codes_are_remembered_are_learned_of_too(encoder: Encoder, many: Path, tmp_path: Path) -> None:
+    made = altered(encoder, engine="openvino")
+    files = sorted(map(str, many.iterdir()))
+    made.remembered = LearnedCodes([content_digest(Path(file).read_bytes()) for file in files], made.encode(files))
+    made.to_index(many, tmp_path / "y.index")
+    assert light_encoder(ImageIndex.open(tmp_path / "y.index").store) is not None
 
 
 def test_without_openvino_there_is_none(index: Path, many: Path, monkeypatch: pytest.MonkeyPatch) -> None:
