@@ -141,7 +141,7 @@ class Encoder:
 
         Processes that ask with a few images need not import torch then: see `hashfaiss.encoding.light`.
         """
-        if self.engine == "openvino" and self.cache.read() is None:
+        if self.precision.unsettled():
             work = Work(self, outputs=True)  # which looks at images also where their codes are remembered
             prepared = [made for _, made in work.prepare(list(as_items(images)))]
             resized = [made[0] for made in prepared if isinstance(made, tuple) and isinstance(made[0], Tensor)]

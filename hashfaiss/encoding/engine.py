@@ -108,10 +108,13 @@ class OpenVino:
             self._compiling.release()
 
     def compile(self) -> bool:
-        """Compile it however few images were asked for, unless it is already; whether it computes."""
+        """Compile it now, however few images were asked for; whether it computes."""
+        if self._process != os.getpid():
+            return False
         with self._compiling:
-            self._looked = True
-            return self._compiled is not None or self._compile()
+            if self._compiled is None and self.trouble is None:
+                self._compile()
+            return self._compiled is not None
 
     def _load(self, data: bytes) -> bool:
         try:

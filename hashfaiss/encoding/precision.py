@@ -201,12 +201,20 @@ class Precision:
         way = Way(lambda images: self._in_parts(engine, images), ready, CLOSE, settled=settled, engine=engine)
         return way
 
+    def unsettled(self) -> bool:
+        """Whether the engine is yet to be compiled, or to be learned of, for it to be kept."""
+        if self.engine is None:
+            return False
+        way = self.ways[-1]
+        way.ready(0)  # takes up what was kept of it
+        return self.engine.trouble is None and way.tally.timed < TIMED
+
     def settle(self, images: Tensor) -> None:
-        """Have the exact engine compiled and kept, however few images were encoded, learning of it on these."""
+        """Have the engine compiled and kept, however few images were encoded, learning of it on these."""
         if self.engine is None or not self.engine.compile():
             return
         way = self.ways[-1]
-        while way.tally.timed < TIMED:
+        for _ in range(way.tally.timed, TIMED):
             self._cascade(images, [way], self.outputs)
 
     def outputs(self, images: Tensor) -> Tensor:

@@ -142,7 +142,7 @@ def build(
         finally:
             if writer.pending:
                 writer.commit()
-        if store.path is not None and len(store) >= LIGHT_FROM:
+        if run.first and store.path is not None and len(store) >= LIGHT_FROM:
             encoder.keep_compiled(run.first)
         if forget:
             gone, kept = run.known.gone(how.get("allow_removals", False))
