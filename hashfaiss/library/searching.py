@@ -186,7 +186,10 @@ class Searching:
     def find(self, path: str) -> int | None:
         """The id of the image at this path, as it was when it was indexed; None if there is none. Looks at no file."""
         places = self._placed()
-        at = places.at(self.store.stored_path(path))
+        try:
+            at = places.at(self.store.stored_path(path))
+        except UnicodeEncodeError:  # no file can be called so
+            return None
         return int(places.ids[at[-1]]) if len(at) else None
 
     def _placed(self) -> Places:
