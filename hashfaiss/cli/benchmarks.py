@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hashfaiss.cli.app import DeviceOption, EngineOption, ImagesOption, JsonOption, app
+from hashfaiss.cli.app import DEFAULT_INDEX, DeviceOption, EngineOption, ImagesOption, IndexOption, JsonOption, app
 
 if TYPE_CHECKING:
     from hashfaiss.bench.search import Row
@@ -215,3 +215,36 @@ def bench_evaluate(
         )
     title = f"{queries:,} queries, {items:,} codes of {bits} bits; peak {found.peak_megabytes:.0f} MB"
     print_table(("evaluation", "time", "times faster", "mAP"), rows, title)
+
+
+@bench_app.command("serve")
+def bench_serve(
+    images: ImagesOption,
+    index: IndexOption = DEFAULT_INDEX,
+    clients: Annotated[
+        list[int] | None, typer.Option("--clients", help="How many ask at once; may be repeated. [default: 1, 8, 64]")
+    ] = None,
+    seconds: Annotated[float, typer.Option("--seconds", help="That each of them asks, in a round.")] = 5,
+    rounds: Annotated[int, typer.Option("--rounds", help="Of the encoder alone and the service, in turn.")] = 3,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare searches with images over HTTP with encoding the same images alone, in one run.
+
+    Serves the index in another process, over loopback. Example:
+
+        hashfaiss bench serve --index photos.index --images photos/
+    """
+    from hashfaiss.bench.serving import bench_serving
+    from hashfaiss.cli.console import bar, print_json, print_table
+
+    with bar("rounds") as progress:
+        found = bench_serving(index, images, clients or (1, 8, 64), seconds, rounds, progress)
+    if as_json:
+        print_json(found.to_dict())
+        return
+    rows = [("encoder alone", f"{found.encoder:,.1f}", "", "", "")]
+    for load in found.loads:
+        rate, p50, p99 = (f"{number:,.1f}" for number in (load.requests_per_second, load.p50_ms, load.p99_ms))
+        rows.append((f"{load.clients} clients", rate, p50, p99, f"{load.ratio:.2f}"))
+    title = f"{found.images:,} images, {found.bits} bits, medians of {rounds} rounds"
+    print_table(("", "a second", "p50, ms", "p99, ms", "/ encoder"), rows, title)

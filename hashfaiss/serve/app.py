@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib.resources import files
 from typing import Any, TypeVar
@@ -20,6 +21,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from hashfaiss.codes import Codes
+from hashfaiss.encoding.pipeline import one_thread_each
 from hashfaiss.errors import ArgumentError, HashfaissError, ImageError
 from hashfaiss.images.decoding import read_bytes
 from hashfaiss.images.sniffing import media_type
@@ -35,6 +37,7 @@ from hashfaiss.serve.refusals import RETRY_SECONDS, Refused
 from hashfaiss.serve.schema import SIDES, openapi
 
 TOGETHER = {"cpu": 8, "cuda": 64}  # images encoded at once, where so many wait
+MOST_THREADS = 8  # that search and make small pictures
 LOOK_SECONDS = 1.0  # how often a newer generation is looked for
 MOST_IMAGES = 500  # of one page of /images
 MOST_GROUPS, MOST_OF_GROUP = 500, 100
@@ -67,12 +70,20 @@ class Service:
             desk.encode, together, limits.waiting, self.measured.batches.observe
         )
         self.duplicates = Duplicates(MOST_GROUPS, MOST_OF_GROUP)
-        self._threads = CapacityLimiter((os.cpu_count() or 1) + 2)
+        self._threads = CapacityLimiter(MOST_THREADS)
         self._long = CapacityLimiter(1)
+        workers = os.cpu_count() or 1
+        self._decoders = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+        one_thread_each(self._decoders, workers)
 
     async def thread(self, work: Callable[[], Result]) -> Result:
         """Work done beside the loop; what is left of a request that ended is finished there, and dropped."""
         return await to_thread.run_sync(work, limiter=self._threads, abandon_on_cancel=True)
+
+    async def close(self) -> None:
+        """End its threads."""
+        await self.batcher.close()
+        self._decoders.shutdown(wait=True, cancel_futures=True)
 
     # ---- what is asked ------------------------------------------------------------------------------------------
 
@@ -134,7 +145,7 @@ class Service:
 
     async def _code(self, data: bytes) -> Codes:
         try:
-            made = await self.thread(partial(self.desk.prepare, data))
+            made = await asyncio.get_running_loop().run_in_executor(self._decoders, self.desk.prepare, data)
         except ImageError as error:
             raise Refused(422, f"the image cannot be read: {error.reason}") from None
         if not isinstance(made, Prepared):
@@ -266,7 +277,7 @@ def create_app(desk: Desk, limits: Limits, token: str | None) -> Starlette:
         watching = asyncio.create_task(service.watch())
         yield
         watching.cancel()
-        await service.batcher.close()
+        await service.close()
 
     routes = [
         Route("/search", service.search, methods=["POST"]),
