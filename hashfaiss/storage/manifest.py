@@ -23,7 +23,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from hashfaiss.codes import check_bits
-from hashfaiss.errors import CorruptIndexError, IndexFolderError, IndexLockedError
+from hashfaiss.errors import CorruptIndexError, IndexFolderError, IndexLockedError, NewerFormatError
 from hashfaiss.files import check_regular, write_atomic
 from hashfaiss.storage.paths import Int64
 
@@ -103,14 +103,21 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """The committed generation, from the manifest or its copy, whichever is sound and newer.
 
     Raises:
-        IndexFolderError: there is no index at `folder`, or one of another format version, or it cannot be read now.
+        IndexFolderError: there is no index at `folder`, or it cannot be read now.
+        NewerFormatError: one of the two is of a later format, whatever the other is.
         CorruptIndexError: both are damaged.
     """
     copy: dict[str, Any] | None = None
-    with contextlib.suppress(IndexFolderError, OSError):
+    try:
         copy = _read(folder / COPY)
+    except NewerFormatError:
+        raise
+    except (IndexFolderError, OSError):
+        pass  # the manifest itself is what counts
     try:
         manifest = _read(folder / MANIFEST)
+    except NewerFormatError:
+        raise
     except (IndexFolderError, FileNotFoundError) as error:
         if copy is not None:
             return copy
@@ -151,9 +158,11 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise IndexFolderError(f"{str(folder)!r} is not a hashfaiss index: its {MANIFEST} is something else's")
     if manifest.get("version") not in (1, VERSION):
-        raise IndexFolderError(
+        rest = {name: value for name, value in manifest.items() if name != "sha256"}
+        written = manifest.get("sha256") == _digest(rest)  # else a bit of it flipped
+        raise (NewerFormatError if written else CorruptIndexError)(
             f"the index {str(folder)!r} has format version {manifest.get('version')!r}, and this hashfaiss reads "
-            f"up to {VERSION}: install the hashfaiss that wrote it, or build again"
+            f"up to {VERSION}: install the hashfaiss that wrote it, or build another index"
         )
     try:
         files = [entry["file"] for entry in manifest["segments"]]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from test_store import content, fill
 
-from hashfaiss.errors import CorruptIndexError, IndexFolderError
+from hashfaiss.errors import CorruptIndexError, IndexFolderError, NewerFormatError
 from hashfaiss.storage import manifest as manifest_module
 from hashfaiss.storage.store import CodeStore
 
@@ -36,7 +36,7 @@ def test_a_manifest_that_cannot_be_used_is_told(tmp_path):
     refused(b"{", CorruptIndexError, "cannot be read")
     refused(b"", CorruptIndexError, "cannot be read")
     refused(b"\xff\xff", CorruptIndexError, "cannot be read")
-    refused({**sound, "version": 3}, IndexFolderError, "format version 3")
+    refused({**sound, "version": 3}, NewerFormatError, "format version 3")
     refused({**sound, "format": "other"}, IndexFolderError, "something else's")
     refused({"name": "web app"}, IndexFolderError, "something else's")
     refused([], IndexFolderError, "something else's")
