@@ -28,6 +28,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """No test may depend on how it is computed: these let one see that none does."""
     parser.addoption("--threads", type=int, default=1, help="Threads that torch computes in.")
     parser.addoption("--mutations", type=int, default=100, help="Changes to an index folder that tests try.")
+    parser.addoption("--cuts", type=int, default=3, help="Power cuts of other chance after each operation.")
     kinds = ("float32", "bfloat16")
     parser.addoption("--precision", choices=kinds, help="What this processor is fast in, and precision auto so is.")
 
