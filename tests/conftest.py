@@ -29,6 +29,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--threads", type=int, default=1, help="Threads that torch computes in.")
     parser.addoption("--mutations", type=int, default=100, help="Changes to an index folder that tests try.")
     parser.addoption("--cuts", type=int, default=3, help="Power cuts of other chance after each operation.")
+    parser.addoption("--kills", type=int, default=40, help="Processes that are killed at random moments.")
+    parser.addoption("--every-fault", action="store_true", help="Every fault of a disk at every operation.")
     kinds = ("float32", "bfloat16")
     parser.addoption("--precision", choices=kinds, help="What this processor is fast in, and precision auto so is.")
 
