@@ -140,9 +140,20 @@ def manifest_trouble(folder: Path, name: str, manifest: dict[str, Any]) -> str |
     except (IndexFolderError, OSError) as error:
         return str(error)
     behind = manifest["generation"] - found["generation"]
+    if found == manifest and (later := _later_file(folder, manifest["generation"])):
+        return f"it is of generation {found['generation']}, and {later} of a later one: an older one was put back"
     if found == manifest or (name == COPY and behind == 1):  # a writer that was killed between the two is no damage
         return None
     return f"it is of generation {found['generation']}, not {manifest['generation']}; the next build writes it anew"
+
+
+def _later_file(folder: Path, generation: int) -> str | None:
+    """A file that none wrote who had this generation before him: a writer that was killed leaves those of the next."""
+    for room, own in OWN.items():
+        for file in sorted((folder / room).glob("*")):
+            if re.fullmatch(own, file.name) and int(re.split(r"\W", file.name)[0]) > generation + 1:
+                return f"{room}/{file.name}"
+    return None
 
 
 def _read(path: Path) -> dict[str, Any]:

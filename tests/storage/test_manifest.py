@@ -164,6 +164,26 @@ def test_of_the_manifest_and_its_copy_the_newer_counts_and_a_writer_mends_the_ot
         CodeStore.open(folder)
 
 
+def test_an_older_generation_that_was_put_back_whole_is_told_by_later_files(tmp_path):
+    """From two generations on: what is one ahead may be of a writer that was killed, and is no trouble."""
+    folder = tmp_path / "x"
+    store = CodeStore.create(folder, 20)
+    fill(store, 3)
+    files = [folder / name for name in ("manifest.json", "manifest.copy.json")]
+    old = files[0].read_bytes()
+    for generation in (2, 3):
+        fill(store, 2, generation)
+        assert not any(trouble for _, trouble in CodeStore.open(folder).verify())
+        new = files[0].read_bytes()
+        for file in files:
+            file.write_bytes(old)
+        told = [trouble for _, trouble in CodeStore.open(folder).verify() if trouble]
+        assert len(told) == 2 * (generation == 3)
+        assert all("it is of generation 1, and codes/000003-02-" in trouble for trouble in told)
+        for file in files:
+            file.write_bytes(new)
+
+
 @pytest.mark.parametrize("error", [5, 13, 24])
 def test_what_cannot_be_read_for_now_is_not_called_damaged(tmp_path, monkeypatch, error):
     """EIO, EACCES, EMFILE."""
