@@ -19,6 +19,13 @@ def content(index):
     return {os.fsdecode(row.path): (code.tobytes(), row.labels) for row, code in zip(rows, codes, strict=True)}
 
 
+def by_id(index):
+    """By id: path, labels and code."""
+    codes, _ = index.store.codes()
+    pairs = zip(index.store.rows(), codes, strict=True)
+    return {image: (row.path, row.labels, code.tobytes()) for (image, row), code in pairs}
+
+
 def later(path):
     os.utime(path, ns=(1, path.stat().st_mtime_ns + 10**9))
 

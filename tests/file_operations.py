@@ -71,7 +71,7 @@ class _Watch:
             if not (self.inside(path) or (target and self.inside(target))):
                 return real(path, *given, **named)
             operation = Operation(
-                {"replace": "rename", "remove": "unlink"}.get(name, name), str(path_of(path)), str(target)
+                {"replace": "rename", "remove": "unlink"}.get(name, name), os.fspath(path), str(target)
             )
             self.watcher.before(operation)
             result = real(path, *given, **named)
@@ -97,8 +97,8 @@ class _Watch:
         self, path: Any, mode: str = "r", buffering: int = -1, encoding: Any = None, *rest: Any, **named: Any
     ) -> Any:
         if not self.inside(path) or not set(mode) & set("wxa+"):
-            with self.reading(path):
-                return self.open(path, mode, buffering, encoding, *rest, **named)
+            self.reading(path)
+            return self.open(path, mode, buffering, encoding, *rest, **named)
         assert "+" not in mode
         self.opened += 1
         operation = Operation("create", os.fspath(path), handle=self.opened)
@@ -108,27 +108,19 @@ class _Watch:
         buffered = io.BufferedWriter(raw)
         return buffered if "b" in mode else io.TextIOWrapper(buffered, encoding, *rest, **named)
 
-    @contextlib.contextmanager
-    def reading(self, path: Any) -> Iterator[None]:
-        operation = Operation("read", os.fspath(path)) if self.inside(path) else None
-        if operation:
-            self.watcher.before(operation)
-        yield
+    def reading(self, path: Any) -> None:
+        if self.inside(path):
+            self.watcher.before(Operation("read", os.fspath(path)))
 
     def opening_number(self, path: Any, flags: int, *rest: Any, **named: Any) -> int:
         if not self.inside(path) or not flags & (os.O_CREAT | os.O_TRUNC):
-            with self.reading(path):
-                return self.os_open(path, flags, *rest, **named)
+            self.reading(path)
+            return self.os_open(path, flags, *rest, **named)
         operation = Operation("create" if flags & os.O_TRUNC else "touch", os.fspath(path))
         self.watcher.before(operation)
         number = self.os_open(path, flags, *rest, **named)
         self.watcher.after(operation)
         return number
-
-
-def path_of(path: Any) -> str:
-    """The name of a file that is given in any way."""
-    return os.fspath(path)
 
 
 @contextlib.contextmanager

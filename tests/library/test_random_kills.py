@@ -14,6 +14,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
+from builds import by_id
 from nursery import Nursery
 from PIL import Image
 
@@ -75,16 +76,9 @@ def committing(told):
         yield
 
 
-def content(index):
-    """By id: path, labels and code."""
-    codes, _ = index.store.codes()
-    pairs = zip(index.store.rows(), codes, strict=True)
-    return {image: (row.path, row.labels, code.tobytes()) for (image, row), code in pairs}
-
-
 def answers(index):
     """To each image, whatever the ids are."""
-    stored = content(index)
+    stored = by_id(index)
     return sorted(
         (stored[image], sorted((hit.path, hit.distance) for hit in index.query(image, 50))) for image in stored
     )
@@ -114,7 +108,7 @@ class World:
             shutil.rmtree(self.index, ignore_errors=True)
             return "first build", []
         if run == "remove":
-            paths = [path for path, _, _ in content(ImageIndex.open(self.index)).values()]
+            paths = [path for path, _, _ in by_id(ImageIndex.open(self.index)).values()]
             chosen = [os.fsdecode(path) for path in random.choice(np.array(paths, object), 2, replace=False)]
             return run, [str(self.photos.parent / path) for path in chosen]
         return run, [str(path) for path in random.choice(np.array(sorted(self.photos.glob("*/*")), object), 4, False)]
@@ -126,8 +120,8 @@ class World:
         if self.index.exists():
             shutil.copytree(self.index, self.whole)
             index = ImageIndex.open(self.whole)
-            held[index.store.manifest["generation"]] = content(index)
-        with committing(lambda number: held.__setitem__(number, content(ImageIndex.open(self.whole)))):
+            held[index.store.manifest["generation"]] = by_id(index)
+        with committing(lambda number: held.__setitem__(number, by_id(ImageIndex.open(self.whole)))):
             done(self.encoder, run, self.whole, self.photos, some)
         return held
 
@@ -141,14 +135,14 @@ class World:
         generations = sorted(held)
         found = index.store.manifest["generation"]
         assert found in (generations[:1] if committed is None else generations[generations.index(committed) :][:2])
-        assert content(index) == held[found]
+        assert by_id(index) == held[found]
 
     def finish(self, run, some, held):
         """The same run again ends as the one that was not cut off."""
         with committing(lambda _: None):
             done(self.encoder, run, self.index, self.photos, some)
         index = ImageIndex.open(self.index)
-        assert sorted(content(index).values()) == sorted(held[max(held)].values())
+        assert sorted(by_id(index).values()) == sorted(held[max(held)].values())
         assert answers(index) == answers(ImageIndex.open(self.whole))
         assert not any(trouble for _, trouble in index.store.verify())
         assert not list(self.index.rglob("*.tmp"))
