@@ -6,11 +6,10 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
+from drawn import draw_photos
 from hypothesis import HealthCheck, settings
-from PIL import Image
 from trainings import write_images
 
 from hashfaiss.encoding.encoder import Encoder
@@ -20,8 +19,6 @@ from hashfaiss.networks import build_network
 # The same draws each time, however long they take. `--hypothesis-profile=default` draws others.
 settings.register_profile("same", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("same")
-
-COLOURS = {"bird": (60, 90, 210), "cat": (210, 120, 40), "dog": (90, 170, 70)}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -74,15 +71,7 @@ def encoder() -> Encoder:
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
     """A folder of the folders bird, cat and dog, each of 4 small images, no two alike: 0.jpg, 1.png, 2.jpg, 3.png."""
-    random = np.random.default_rng(0)
-    folder = tmp_path / "photos"
-    for name, colour in COLOURS.items():
-        (folder / name).mkdir(parents=True)
-        for number in range(4):
-            coarse = random.integers(-120, 120, (4, 5, 3)).repeat(9, 0).repeat(9, 1)
-            pixels = np.clip(np.array(colour) + coarse, 0, 255).astype(np.uint8)
-            Image.fromarray(pixels).save(folder / name / f"{number}.{'png' if number % 2 else 'jpg'}")
-    return folder
+    return draw_photos(tmp_path)
 
 
 @pytest.fixture(scope="session")

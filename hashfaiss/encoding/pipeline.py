@@ -283,6 +283,18 @@ def _in_order(
         yield waiting.popleft().result()
 
 
+def prepare_bytes(encoder: Encodes, data: bytes) -> Tensor | Codes:
+    """The bytes of an image file → what the network sees, uint8 (3, size, size), or its code where that is remembered.
+
+    Raises:
+        ImageError: see `decode_image`.
+    """
+    code = None if encoder.remembered is None else encoder.remembered.get(content_digest(data))
+    if code is not None:
+        return code
+    return encoder.preprocessing.resize(decode_image(data, None, encoder.preprocessing.least_side))
+
+
 Prepared = tuple[Tensor | Codes, bytes] | str  # resized or remembered, with its digest; or why it cannot be read
 _STARTING = threading.Lock()  # torch's number for threads to come is not what it was while a pool starts
 _PILLOW = threading.Lock()  # a Pillow image reads its file late, and may be given more than once

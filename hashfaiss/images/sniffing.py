@@ -37,6 +37,16 @@ _BEGIN = (
     b"\0\0\0\x0cjP  \r\n\x87\n",  # JPEG 2000
     b"\xff\x4f\xff\x51",
 )
+_MEDIA_TYPES = (
+    (b"\xff\xd8\xff", "image/jpeg"),
+    (b"\x89PNG", "image/png"),
+    (b"GIF8", "image/gif"),
+    (b"RIFF", "image/webp"),
+    (b"BM", "image/bmp"),
+    (b"II*\0", "image/tiff"),
+    (b"MM\0*", "image/tiff"),
+    (b"\0\0\0\x0cjP", "image/jp2"),
+)
 ISO_BRANDS = frozenset(
     (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1", b"mif2")
 )
@@ -60,6 +70,15 @@ def looks_like_image(head: bytes) -> bool:
     if head[:2] == b"BM":
         return head[6:10] == bytes(4) and head[14:18] in (b"\x0c\0\0\0", b"\x28\0\0\0", b"\x6c\0\0\0", b"\x7c\0\0\0")
     return bool(brands(head) & (ISO_BRANDS | AVIF_BRANDS))
+
+
+def media_type(head: bytes) -> str | None:
+    """The media type of an image that begins so; None for what is no image, or of a format not told by its bytes."""
+    if not looks_like_image(head):
+        return None
+    if found := brands(head):
+        return "image/avif" if found & AVIF_BRANDS else "image/heic"
+    return next((kind for begin, kind in _MEDIA_TYPES if head.startswith(begin)), "application/octet-stream")
 
 
 def trouble(path: str) -> str | None:

@@ -149,6 +149,13 @@ def _stream_hits(queries: Queries, images: Iterable[Any], search: Search) -> Ite
 
 
 @native()
+def hits_of_codes(hit: HitOf, codes: Codes, search: Search) -> list[Hits]:
+    """Hits for each of `codes`."""
+    answers = search.search(codes, None)
+    return [_hits_of(hit, None, answers, number) for number in range(len(answers))]
+
+
+@native()
 def combined_hits(queries: Queries, images: list[Any], unlike: list[Any], search: Search) -> Hits:
     """Hits for all `images` together, away from `unlike`.
 

@@ -14,16 +14,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from PIL import Image
-
-from hashfaiss.errors import HashfaissError, ImageError
+from hashfaiss.errors import HashfaissError
 from hashfaiss.files import write_atomic
-from hashfaiss.images.decoding import decode_image, read_bytes
 from hashfaiss.library.hits import Hit
+from hashfaiss.library.thumbnails import Thumbnail, thumbnail
 from hashfaiss.wording import counted, printable
 
-SIDE = 160  # pixels of a thumbnail's longest side
-QUALITY = 82  # of its JPEG
 MOST_GROUPS, MOST_IMAGES = 500, 50
 MOST_THREADS = 8  # each may hold a decoded image
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -93,16 +89,6 @@ class _Found:
         return found
 
 
-@dataclass(frozen=True, slots=True)
-class _Picture:
-    """What a file shows now: a JPEG of `size` and facts of the file, or the trouble with it."""
-
-    jpeg: bytes = b""
-    size: tuple[int, int] = (0, 0)
-    facts: tuple[str, ...] = ()
-    trouble: str = ""
-
-
 def write_duplicates_page(
     path: str | os.PathLike[str],
     groups: Iterable[tuple[Hit, ...]],
@@ -140,7 +126,7 @@ def _parts(found: _Found, radius: int, progress: Callable[[int, int], None] | No
     shown = [hit for hits, _ in found.drawn for hit in hits]
     pool = ThreadPoolExecutor(min(MOST_THREADS, os.cpu_count() or 1))
     try:
-        pictures = pool.map(_picture, [hit.path for hit in shown])
+        pictures = pool.map(thumbnail, [hit.path for hit in shown])
         done = 0
         for number, (hits, images) in enumerate(found.drawn, start=1):
             title = f"Group {number:,} <span>{counted(images, 'image')}</span>"
@@ -202,7 +188,7 @@ def _head(found: _Found, radius: int) -> str:
 """
 
 
-def _tile(hit: Hit, picture: _Picture, first: bool) -> str:
+def _tile(hit: Hit, picture: Thumbnail, first: bool) -> str:
     folder, name = os.path.split(hit.path or "")
     if hit.path is None:
         name = f"image {hit.id}"
@@ -216,7 +202,7 @@ def _tile(hit: Hit, picture: _Picture, first: bool) -> str:
             f'alt="Thumbnail of {_text(name)}" decoding="async"></div>'
         )
     mark = " <span>first</span>" if first else ""
-    known = " · ".join(fact.replace(" ", "&nbsp;") for fact in picture.facts)
+    known = " · ".join(fact.replace(" ", "&nbsp;") for fact in _facts(picture))
     facts = f'<p class="facts">{known}</p>' if known else ""
     way = _text(os.path.join(folder, "")).replace(os.sep, f"{os.sep}<wbr>")  # long ones break where folders do
     return (
@@ -245,23 +231,9 @@ def _paths(number: int, hits: tuple[Hit, ...], images: int) -> str:
     )
 
 
-def _picture(path: str | None) -> _Picture:
-    facts: tuple[str, ...] = ()
-    try:
-        if path is None:
-            raise ImageError(None, "in memory")
-        data = read_bytes(path)
-        facts = (_bytes(len(data)),)
-        image = Image.fromarray(decode_image(data, path).permute(1, 2, 0).numpy())
-    except ImageError as error:  # it may have gone since it was indexed
-        return _Picture(facts=facts, trouble=error.reason)
-    scale = SIDE / max(image.size)
-    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    resample = Image.Resampling.NEAREST if scale > 3 else Image.Resampling.LANCZOS
-    small = image.resize(size, resample, reducing_gap=3.0)
-    buffer = io.BytesIO()
-    small.save(buffer, "JPEG", quality=QUALITY, optimize=True)
-    return _Picture(buffer.getvalue(), size, (f"{image.width:,} &times; {image.height:,}", *facts))
+def _facts(picture: Thumbnail) -> list[str]:
+    pixels = [f"{picture.of[0]:,} &times; {picture.of[1]:,}"] if picture.of else []
+    return pixels + ([] if picture.bytes is None else [_bytes(picture.bytes)])
 
 
 def _bytes(size: int) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from functools import cached_property
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -35,7 +34,7 @@ class Queries:
     """Tells what is to be encoded from what the index has a code of.
 
     Args:
-        encoder, light, codes: made when they are first asked for, which takes seconds for the encoder.
+        encoder, light, codes, places: made when they are first asked for, which takes seconds for the encoder.
         hit: makes hits of ids.
     """
 
@@ -46,12 +45,10 @@ class Queries:
         light: Callable[[], LightEncoder | None],
         codes: Callable[[], CodeIndex],
         hit: HitOf,
+        places: Callable[[], Places],
     ) -> None:
         self._store, self.encoder, self.light, self._codes, self.hit = store, encoder, light, codes, hit
-
-    @cached_property
-    def _places(self) -> Places:
-        return self._store.places()
+        self._places = places
 
     def parts(self, images: Iterable[Any]) -> Iterator[tuple[bool, Any]]:
         """Whether images that follow one another are stored, and these: an iterator of `Stored`, or of images."""
@@ -67,11 +64,11 @@ class Queries:
             return self._stored(int(image))
         if isinstance(image, (str, os.PathLike)) and not os.path.lexists(image):
             for name in (os.path.realpath(image), os.path.abspath(image)):  # a link may lead there, or be called so
-                at = self._places.at(self._store.stored_path(name))
+                at = self._places().at(self._store.stored_path(name))
                 if len(at):
                     break
             if len(at):
-                return self._stored(int(self._places.ids[at[-1]]))
+                return self._stored(int(self._places().ids[at[-1]]))
         return image
 
     def _stored(self, number: int) -> Stored:

@@ -34,6 +34,7 @@ from hashfaiss.images.finding import image_file
 from hashfaiss.images.preprocessing import Preprocessing
 from hashfaiss.networks.backbone import Backbone
 from hashfaiss.networks.features import FeatureHash
+from hashfaiss.train.data import TrainingData
 
 BLOCK = 8192  # images whose outputs are computed together
 Bar = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
@@ -52,6 +53,14 @@ class FeatureStore:
         self.folder, self._bar = folder, bar
         self._files = list(dict.fromkeys(files))
         self._loaded: dict[str, tuple[dict[bytes, int], npt.NDArray[np.float32]]] = {}
+        self._data: tuple[object, TrainingData] | None = None
+
+    def data(self, what: object, read: Callable[[], TrainingData]) -> TrainingData:
+        """What the last training read, if it read just that: the trainings of a table differ in all else."""
+        if self._data is None or self._data[0] != what:
+            self._data = None  # before there are two of them in memory
+            self._data = what, read()
+        return self._data[1]
 
     def rows(self, backbone: Backbone, name: str, look: Preprocessing, digests: Sequence[bytes]) -> Tensor | None:
         """Features, float32 (n, dim), of images with these digests; None where one of them is not known.

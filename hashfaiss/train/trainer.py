@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,7 @@ def _learn(
                 f"{str(folder)!r} holds a training of {state['settings']['method']!r}, which {settings.method} "
                 "cannot continue: train without resume to give it up"
             )
-        data = _read_images(settings, tell, say)
+        data = _read_images(settings, tell, say, store)
         with writing(folder):
             return fit_shallow(settings, data, folder, tell, store)
     network: Any = NETWORKS[settings.network](**settings.network_arguments)
@@ -127,7 +128,7 @@ def _learn(
     if state is None:
         for backbone in network.backbones:
             load_weights(backbone, settings.weights)
-    data = _read_images(settings, tell, say)
+    data = _read_images(settings, tell, say, store)
     device = torch.device(settings.device)
     network = network.to(device).to(memory_format=torch.channels_last)  # a tenth faster on CPUs; for tensor cores
     if settings.minutes is not None:
@@ -164,7 +165,9 @@ def _decided(
     return replace(settings, **{name: begun[name] for name in (*LENGTH, "finetune") if name in begun})
 
 
-def _read_images(settings: Settings, tell: Callable[[Progress], None], say: Callable[[str], None]) -> TrainingData:
+def _read_images(
+    settings: Settings, tell: Callable[[Progress], None], say: Callable[[str], None], store: FeatureStore | None
+) -> TrainingData:
     needed = method_class(settings.method).about.supervision != "none"
     images = labelled_images(settings.images, settings.labels, needed)
     if not needed and any(labels for _, labels in labelled_files(settings.images, settings.labels)):
@@ -177,9 +180,9 @@ def _read_images(settings: Settings, tell: Callable[[Progress], None], say: Call
         done += more
         tell(Progress(0, settings.epochs, done, len(images)))
 
-    return load_training_data(
-        images, settings.preprocessing, settings.augments, settings.validation, settings.seed, count
-    )
+    how = settings.preprocessing, settings.augments, settings.validation, settings.seed
+    read = partial(load_training_data, images, *how, count)
+    return store.data((images, *how), read) if store is not None else read()
 
 
 class _Run:

@@ -153,3 +153,36 @@ def test_an_index_in_memory_is_asked_by_id(encoder, photos):
     assert index.query(2, 1)[0].id == 2
     assert index.query(2, 1).query == "id 2"
     assert isinstance(index, ImageIndex)
+
+
+def test_codes_are_asked_with_as_their_images_are(index, photos):
+    ids = index.store.ids()
+    codes, _ = index.store.codes()
+    for how in ({}, {"labels": "cat"}, {"paths": "bird/*"}, {"exact": False}):
+        for asked in ({"k": 3}, {"radius": 6}):
+            found = index.search(codes, **asked, **how)
+            ask = index.query if "k" in asked else index.within
+            assert [hits.found for hits in found] == [ask(int(i), **asked, **how).found for i in ids]
+    assert index.search(codes[:0], k=3) == []
+    for asked, reason in (
+        ({}, "either k or radius"),
+        ({"k": 1, "radius": 1}, "either k or radius"),
+        ({"k": 1, "rerank": "asymmetric"}, "leave it out"),
+        ({"k": 0}, "k is 0"),
+    ):
+        with pytest.raises(ArgumentError, match=reason):
+            index.search(codes, **asked)
+    for wrong in (codes[:, :-1], codes[0], codes.astype(np.int64)):
+        with pytest.raises(ArgumentError):
+            index.search(wrong, k=1)
+
+
+def test_an_image_is_found_by_its_path_as_it_was(index, photos):
+    path = str(photos / "cat" / "0.jpg")
+    found = index.find(path)
+    (photos / "cat" / "0.jpg").unlink()
+    assert index.find(path) == found
+    assert index.hit(found, 0).path == path
+    index.remove(path)
+    assert index.find(path) is None
+    assert index.find("cat/0.jpg") is None

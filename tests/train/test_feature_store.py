@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,11 @@ from hashfaiss.encoding.pipeline import encode_stream
 from hashfaiss.files import content_digest
 from hashfaiss.images.finding import find_images
 from hashfaiss.images.preprocessing import Preprocessing
-from hashfaiss.train import feature_store
+from hashfaiss.train import feature_store, trainer
+from hashfaiss.train.data import TrainingData
 from hashfaiss.train.feature_store import FeatureStore
+from hashfaiss.train.settings import TrainOptions
+from hashfaiss.train.trainer import train
 
 
 def quiet(what: str) -> Any:
@@ -112,3 +116,33 @@ def test_no_file_can_be_read(encoder: Encoder, tmp_path: Path) -> None:
     assert rows(store, encoder, [b"x" * 16]) is None
     assert store.codes(encoder).codes.shape == (0, 3)
     assert len(np.load(next((tmp_path / "features").glob("*.npy")))) == 0
+
+
+def test_trainings_read_the_same_images_once(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    real = trainer.load_training_data
+
+    def counted(*how: Any) -> TrainingData:
+        asked.append(1)
+        return real(*how)
+
+    monkeypatch.setattr(trainer, "load_training_data", counted)
+    store = store_of(tmp_path, [file.path for file in find_images(photos)])
+    options = TrainOptions(
+        images=photos, out=tmp_path / "a.pt", backbone="resnet-small", weights="none", size=32, bits=8, epochs=1
+    )
+    options = replace(options, validation=0, batch=4, freeze=True, finetune=0, augment="none", device="cpu")
+    layers = []
+    for rate in (1e-3, 1e-2, 1e-3):
+        train(replace(options, learning_rate=rate), store=store)
+        layers.append(torch.load(tmp_path / "a.pt", weights_only=True)["state_dict"]["hash_layer.weight"])
+    assert len(asked) == 1
+    assert torch.equal(layers[0], layers[2])
+    assert not torch.equal(layers[0], layers[1])
+    train(replace(options, learning_rate=1e-3))
+    alone = torch.load(tmp_path / "a.pt", weights_only=True)["state_dict"]["hash_layer.weight"]
+    torch.testing.assert_close(alone, layers[0], rtol=1e-4, atol=1e-5)
+    train(replace(options, seed=1), store=store)
+    (photos / "dog" / "3.png").unlink()
+    train(options, store=store)
+    assert len(asked) == 4

@@ -1,0 +1,58 @@
+"""A small picture of an image's file, as it is now."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+
+from PIL import Image
+
+from hashfaiss.errors import ImageError
+from hashfaiss.images.decoding import decode_image, read_bytes
+
+SIDE = 160  # pixels of a thumbnail's longest side
+QUALITY = 82  # of its JPEG
+
+
+@dataclass(frozen=True, slots=True)
+class Thumbnail:
+    """What a file shows now, or the trouble with it.
+
+    Attributes:
+        jpeg: the bytes of a JPEG file of `size`; empty where there is trouble.
+        size: its width and height.
+        of: those of the image itself, if it can be read.
+        bytes: of the file, if there is one.
+        trouble: why there is no picture.
+    """
+
+    jpeg: bytes = b""
+    size: tuple[int, int] = (0, 0)
+    of: tuple[int, int] | None = None
+    bytes: int | None = None
+    trouble: str = ""
+
+
+def thumbnail(path: str | None, side: int = SIDE) -> Thumbnail:
+    """The image at `path`, whose longest side becomes `side`; None is an image that was in memory.
+
+    Little ones are enlarged by whole pixels, so that they can be seen.
+    """
+    size: int | None = None
+    try:
+        if path is None:
+            raise ImageError(None, "in memory")
+        data = read_bytes(path)
+        size = len(data)
+        image = Image.fromarray(decode_image(data, path).permute(1, 2, 0).numpy())
+    except ImageError as error:  # it may have gone since it was indexed
+        return Thumbnail(bytes=size, trouble=error.reason)
+    scale = side / max(image.size)
+    small = image.resize(
+        (max(1, round(image.width * scale)), max(1, round(image.height * scale))),
+        Image.Resampling.NEAREST if scale > 3 else Image.Resampling.LANCZOS,
+        reducing_gap=3.0,
+    )
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=QUALITY, optimize=True)
+    return Thumbnail(buffer.getvalue(), small.size, image.size, size)
