@@ -10,6 +10,7 @@
     └── IndexFolderError          an index folder that is missing, or not one
         ├── CorruptIndexError     a stored file is damaged
         ├── IndexLockedError      another process is writing
+        ├── NewerFormatError      it was written by a later hashfaiss
         └── EncoderMismatchError  the codes were made by another encoder
 
 Each message says what was asked, what is the case, and what to do.
@@ -69,6 +70,10 @@ class CorruptIndexError(IndexFolderError):
 
 class IndexLockedError(IndexFolderError):
     """Another process is writing to the index."""
+
+
+class NewerFormatError(IndexFolderError):
+    """An index of a format that this hashfaiss does not know: nothing of it is damaged, and nothing is to be mended."""
 
 
 class EncoderMismatchError(IndexFolderError):

@@ -19,6 +19,13 @@ def content(index):
     return {os.fsdecode(row.path): (code.tobytes(), row.labels) for row, code in zip(rows, codes, strict=True)}
 
 
+def by_id(index):
+    """By id: path, labels and code."""
+    codes, _ = index.store.codes()
+    pairs = zip(index.store.rows(), codes, strict=True)
+    return {image: (row.path, row.labels, code.tobytes()) for (image, row), code in pairs}
+
+
 def later(path):
     os.utime(path, ns=(1, path.stat().st_mtime_ns + 10**9))
 
@@ -27,3 +34,11 @@ def flip(source, target):
     """Write another image than `source` at `target`."""
     with Image.open(source) as image:
         ImageOps.flip(image).save(target)
+
+
+def flip_bit(file):
+    """One bit of a file, in the middle; who has it open keeps what it opened."""
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 4
+    file.unlink()
+    file.write_bytes(data)

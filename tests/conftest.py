@@ -25,6 +25,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """No test may depend on how it is computed: these let one see that none does."""
     parser.addoption("--threads", type=int, default=1, help="Threads that torch computes in.")
     parser.addoption("--mutations", type=int, default=100, help="Changes to an index folder that tests try.")
+    parser.addoption("--cuts", type=int, default=3, help="Power cuts of other chance after each operation.")
+    parser.addoption("--kills", type=int, default=40, help="Processes that are killed at random moments.")
+    parser.addoption("--every-fault", action="store_true", help="Every fault of a disk at every operation.")
+    parser.addoption("--examples", type=int, default=10, help="Orders in which files and an index are changed.")
     kinds = ("float32", "bfloat16")
     parser.addoption("--precision", choices=kinds, help="What this processor is fast in, and precision auto so is.")
 

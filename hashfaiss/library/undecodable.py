@@ -13,6 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from hashfaiss.errors import IndexFolderError
 from hashfaiss.images.large import TWICE, Notes, State
 
 SECONDS = 300  # after which decoding is as good as hung
@@ -35,7 +36,17 @@ def take_notes(folder: Path, least: int | None) -> Notes:
 
     Args:
         least: as of `decode_image`.
+
+    Raises:
+        IndexFolderError: the folder cannot be read or written now.
     """
+    try:
+        return Notes(folder, frozenset(_tried(folder, least)))
+    except OSError as error:
+        raise IndexFolderError(f"cannot use the index {str(folder)!r}: {error.strerror or error}") from None
+
+
+def _tried(folder: Path, least: int | None) -> set[State]:
     avoid: set[State] = set()
     for note in sorted(folder.glob("decoding-*.json")):  # of builds that ended
         state = _read(note)
@@ -53,7 +64,7 @@ def take_notes(folder: Path, least: int | None) -> Notes:
             kept.unlink(missing_ok=True)
         else:
             avoid.add(state)
-    return Notes(folder, frozenset(avoid))
+    return avoid
 
 
 def _read(note: Path) -> State | None:

@@ -23,7 +23,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from hashfaiss.codes import check_bits
-from hashfaiss.errors import CorruptIndexError, IndexFolderError, IndexLockedError
+from hashfaiss.errors import CorruptIndexError, IndexFolderError, IndexLockedError, NewerFormatError
 from hashfaiss.files import check_regular, write_atomic
 from hashfaiss.storage.paths import Int64
 
@@ -103,14 +103,21 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """The committed generation, from the manifest or its copy, whichever is sound and newer.
 
     Raises:
-        IndexFolderError: there is no index at `folder`, or one of another format version, or it cannot be read now.
+        IndexFolderError: there is no index at `folder`, or it cannot be read now.
+        NewerFormatError: one of the two is of a later format, whatever the other is.
         CorruptIndexError: both are damaged.
     """
     copy: dict[str, Any] | None = None
-    with contextlib.suppress(IndexFolderError, OSError):
+    try:
         copy = _read(folder / COPY)
+    except NewerFormatError:
+        raise
+    except (IndexFolderError, OSError):
+        pass  # the manifest itself is what counts
     try:
         manifest = _read(folder / MANIFEST)
+    except NewerFormatError:
+        raise
     except (IndexFolderError, FileNotFoundError) as error:
         if copy is not None:
             return copy
@@ -133,9 +140,20 @@ def manifest_trouble(folder: Path, name: str, manifest: dict[str, Any]) -> str |
     except (IndexFolderError, OSError) as error:
         return str(error)
     behind = manifest["generation"] - found["generation"]
+    if found == manifest and (later := _later_file(folder, manifest["generation"])):
+        return f"it is of generation {found['generation']}, and {later} of a later one: an older one was put back"
     if found == manifest or (name == COPY and behind == 1):  # a writer that was killed between the two is no damage
         return None
     return f"it is of generation {found['generation']}, not {manifest['generation']}; the next build writes it anew"
+
+
+def _later_file(folder: Path, generation: int) -> str | None:
+    """A file that none wrote who had this generation before him: a writer that was killed leaves those of the next."""
+    for room, own in OWN.items():
+        for file in sorted((folder / room).glob("*")):
+            if re.fullmatch(own, file.name) and int(re.split(r"\W", file.name)[0]) > generation + 1:
+                return f"{room}/{file.name}"
+    return None
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -151,9 +169,11 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise IndexFolderError(f"{str(folder)!r} is not a hashfaiss index: its {MANIFEST} is something else's")
     if manifest.get("version") not in (1, VERSION):
-        raise IndexFolderError(
+        rest = {name: value for name, value in manifest.items() if name != "sha256"}
+        written = manifest.get("sha256") == _digest(rest)  # else a bit of it flipped
+        raise (NewerFormatError if written else CorruptIndexError)(
             f"the index {str(folder)!r} has format version {manifest.get('version')!r}, and this hashfaiss reads "
-            f"up to {VERSION}: install the hashfaiss that wrote it, or build again"
+            f"up to {VERSION}: install the hashfaiss that wrote it, or build another index"
         )
     try:
         files = [entry["file"] for entry in manifest["segments"]]

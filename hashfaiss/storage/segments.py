@@ -32,7 +32,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hashfaiss.codes import BIT_ORDER, Codes
-from hashfaiss.errors import CorruptIndexError, IndexFolderError
+from hashfaiss.errors import CorruptIndexError, IndexFolderError, NewerFormatError
 from hashfaiss.files import DIGEST_BYTES, file_unaltered
 from hashfaiss.storage.columns import NUMBERS, check_columns
 from hashfaiss.storage.paths import Int64, Keys, Mask, Paths, path_index, stored_path
@@ -120,6 +120,7 @@ class Segment:
 
     Raises:
         FileNotFoundError: there is no such file.
+        NewerFormatError: a segment of a later format.
         CorruptIndexError: not a segment of `bits` bits, or damaged; the message names the file.
     """
 
@@ -144,6 +145,11 @@ class Segment:
                 why = error.strerror if error.filename else os.strerror(error.errno)  # HDF5 has a longer one
                 raise IndexFolderError(f"cannot open {self.name}: {why}") from None
             raise self._damaged(error) from None
+        if about[0] and about[1] > VERSION:
+            raise NewerFormatError(
+                f"{self.name} has format version {about[1]}, and this hashfaiss reads up to {VERSION}: install the "
+                "hashfaiss that wrote it, or build another index"
+            )
         if about != (FORMAT, VERSION, bits):
             raise CorruptIndexError(f"{self.name} is no segment of {bits}-bit codes (it is {about}): {ADVICE}")
         try:

@@ -92,16 +92,18 @@ class CodeStore:
             return cls(None, manifest, [])
         folder = Path(os.path.abspath(path))
         check_free(folder)
-        new = [place for place in (folder, *folder.parents) if not place.exists()]
+        new = {place.parent for place in (folder, *folder.parents) if not place.exists()}
         try:
             (folder / "codes").mkdir(parents=True, exist_ok=True)
             with writer_lock(folder):
                 check_free(folder)  # another process may have been quicker
                 if prepare is not None:
                     prepare(folder)
+                # where there is a manifest, its folder's name outlives a power cut, whoever made that and was killed
+                for place in folder.parents:
+                    with contextlib.nullcontext() if place in new else contextlib.suppress(OSError):
+                        sync_folder(place)
                 write_manifest(folder, manifest)
-                for place in new:  # its name must outlive a power cut too
-                    sync_folder(place.parent)
         except OSError as error:
             raise IndexFolderError(f"cannot make the index {str(path)!r}: {error.strerror}") from None
         return cls(folder, manifest, [])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 
 import pytest
-from builds import content, counts, flip, later
+from builds import content, counts, flip, flip_bit, later
 from commands import run, runner
 
 from hashfaiss.cli.app import app
@@ -14,13 +14,6 @@ from hashfaiss.library import verifying
 from hashfaiss.library.image_index import ImageIndex
 from hashfaiss.library.sync import remove
 from hashfaiss.library.verifying import verify_folder
-
-
-def flip_bit(file):
-    data = bytearray(file.read_bytes())
-    data[len(data) // 2] ^= 4
-    file.unlink()
-    file.write_bytes(data)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from test_store import content, fill
 
-from hashfaiss.errors import CorruptIndexError, IndexFolderError
+from hashfaiss.errors import CorruptIndexError, IndexFolderError, NewerFormatError
 from hashfaiss.storage import manifest as manifest_module
 from hashfaiss.storage.store import CodeStore
 
@@ -36,7 +36,7 @@ def test_a_manifest_that_cannot_be_used_is_told(tmp_path):
     refused(b"{", CorruptIndexError, "cannot be read")
     refused(b"", CorruptIndexError, "cannot be read")
     refused(b"\xff\xff", CorruptIndexError, "cannot be read")
-    refused({**sound, "version": 3}, IndexFolderError, "format version 3")
+    refused({**sound, "version": 3}, NewerFormatError, "format version 3")
     refused({**sound, "format": "other"}, IndexFolderError, "something else's")
     refused({"name": "web app"}, IndexFolderError, "something else's")
     refused([], IndexFolderError, "something else's")
@@ -162,6 +162,26 @@ def test_of_the_manifest_and_its_copy_the_newer_counts_and_a_writer_mends_the_ot
         file.unlink()
     with pytest.raises(IndexFolderError, match="there is no index"):
         CodeStore.open(folder)
+
+
+def test_an_older_generation_that_was_put_back_whole_is_told_by_later_files(tmp_path):
+    """From two generations on: what is one ahead may be of a writer that was killed, and is no trouble."""
+    folder = tmp_path / "x"
+    store = CodeStore.create(folder, 20)
+    fill(store, 3)
+    files = [folder / name for name in ("manifest.json", "manifest.copy.json")]
+    old = files[0].read_bytes()
+    for generation in (2, 3):
+        fill(store, 2, generation)
+        assert not any(trouble for _, trouble in CodeStore.open(folder).verify())
+        new = files[0].read_bytes()
+        for file in files:
+            file.write_bytes(old)
+        told = [trouble for _, trouble in CodeStore.open(folder).verify() if trouble]
+        assert len(told) == 2 * (generation == 3)
+        assert all("it is of generation 1, and codes/000003-02-" in trouble for trouble in told)
+        for file in files:
+            file.write_bytes(new)
 
 
 @pytest.mark.parametrize("error", [5, 13, 24])
