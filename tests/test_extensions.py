@@ -96,7 +96,20 @@ def test_the_commands_take_it(package: Path, photos: Path) -> None:
         return done.stdout
 
     assert json.loads(run("methods", "margin-pairs", "--json"))["name"] == "margin-pairs"
-    settings = ["--backbone", "other", "--weights", "none", "--size", "32", "--epochs", "1", "--batch", "4"]
+    settings = [
+        "--backbone",
+        "other",
+        "--weights",
+        "none",
+        "--size",
+        "32",
+        "--epochs",
+        "1",
+        "--batch",
+        "4",
+        "--validation",
+        "0",
+    ]
     out = photos.parent / "mine.pt"
     run("train", "--method", "margin-pairs", "--images", str(photos), "--bits", "8", *settings, "--out", str(out))
     run("build", "--model", str(out), "--images", str(photos), "--index", str(photos.parent / "x.index"))
