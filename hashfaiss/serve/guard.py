@@ -65,6 +65,9 @@ class Gate:
         origin = headers.get("origin")
         if origin is not None and origin.split("://", 1)[-1] != host:
             raise Refused(403, f"pages of {origin[:100]} may not ask this service: open its own page")
+        elsewhere = headers.get("sec-fetch-site", "none") not in ("same-origin", "none")
+        if elsewhere and headers.get("sec-fetch-dest") != "document":  # by an image of theirs, say, which has no Origin
+            raise Refused(403, "pages of other sites may not ask this service: open its own page")
         if self._token is None:
             if not is_loopback(_name_of(host)):
                 raise Refused(403, f"asked as {host[:100]!r}: without a token, ask as 127.0.0.1 or localhost")
@@ -97,11 +100,15 @@ def _cookie(headers: Headers) -> str:
 
 
 class Guard:
-    """ASGI middleware: the gate, requests in flight, time, headers for browsers, and what is counted."""
+    """ASGI middleware: the gate, requests at work, time, headers for browsers, and what is counted.
+
+    A request whose body is still coming is not at work: it holds a connection, and what came of the body. Nor is one
+    for what everybody may have, which takes no time.
+    """
 
     def __init__(self, app: ASGIApp, gate: Gate, limits: Limits, measured: Measured) -> None:
         self._app, self._gate, self._limits, self._measured = app, gate, limits, measured
-        self._in_flight = 0
+        self._in_flight = self._held = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -109,6 +116,8 @@ class Guard:
             return
         started, status = time.perf_counter(), 500
         begun = False
+        working, held = scope["path"] not in OPEN, 0
+        coming = working
 
         async def answer(message: Message) -> None:
             nonlocal status, begun
@@ -119,14 +128,28 @@ class Guard:
                     headers.setdefault(name, value)
             await send(message)
 
-        self._in_flight += 1
-        self._measured.in_flight.set(self._in_flight)
+        async def body() -> Message:
+            nonlocal coming, held
+            if not coming:
+                return await receive()
+            self._work(-1)
+            try:
+                message = await receive()
+            finally:
+                self._work(1)
+            self._admit()
+            coming = message.get("more_body", False)
+            held += (more := len(message.get("body", b"")))
+            self._held += more
+            return message
+
+        self._work(working)
         try:
             self._gate.check(scope["path"], Headers(scope=scope))
-            if self._in_flight > self._limits.in_flight and scope["path"] != "/healthz":
-                raise Refused.busy(f"{self._limits.in_flight} requests are worked on, as many as may")
+            if working:
+                self._admit()
             async with asyncio.timeout(self._limits.seconds):
-                await self._app(scope, receive, answer)
+                await self._app(scope, body, answer)
         except Refused as refused:
             await refused.response()(scope, receive, answer)
         except TimeoutError:
@@ -134,9 +157,18 @@ class Guard:
                 late = Refused(408, f"not done in {self._limits.seconds:g} seconds: ask for less, or send faster")
                 await late.response()(scope, receive, answer)
         finally:
-            self._in_flight -= 1
-            self._measured.in_flight.set(self._in_flight)
+            self._work(-working)
+            self._held -= held
             route = scope.get("route")
             endpoint = getattr(route, "path", "none")  # of the routes there are: a stranger adds no name to the metrics
             self._measured.requests.labels(endpoint, str(status)).inc()
             self._measured.seconds.labels(endpoint).observe(time.perf_counter() - started)
+
+    def _work(self, more: int) -> None:
+        self._in_flight += more
+        self._measured.in_flight.set(self._in_flight)
+
+    def _admit(self) -> None:
+        most = self._limits.in_flight
+        if self._in_flight > most or self._held > most * self._limits.upload_bytes:
+            raise Refused.busy(f"{most} requests are worked on, as many as may")

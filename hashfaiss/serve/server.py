@@ -7,9 +7,11 @@ import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 
@@ -20,6 +22,7 @@ from hashfaiss.serve.guard import is_loopback
 from hashfaiss.serve.limits import Limits
 
 LEAST_TOKEN = 16  # characters
+PATIENCE = 10  # seconds that a connection may be open and ask nothing
 
 
 def serve(
@@ -58,8 +61,10 @@ def serve(
             access_log=False,
             server_header=False,
             timeout_graceful_shutdown=limits.shutdown_seconds,
-            timeout_keep_alive=10,
+            timeout_keep_alive=PATIENCE,
             limit_concurrency=8 * limits.in_flight,  # connections, also of those that never ask
+            http="h11",  # the one that bounds headers
+            ws="none",
             h11_max_incomplete_event_size=1 << 16,
         )
         asyncio.run(_run(_Server(config), listening, ready))
@@ -94,10 +99,9 @@ def _listening(host: str, port: int) -> socket.socket:
         except OSError:
             listening.close()
             raise
-    except OSError as error:
-        raise HashfaissError(
-            f"cannot listen at {host} port {port}: {error.strerror}: give another --port or --host"
-        ) from None
+    except (OSError, UnicodeError) as error:  # the latter for what is no host's name
+        reason = getattr(error, "strerror", None) or "that is no address"
+        raise HashfaissError(f"cannot listen at {host} port {port}: {reason}: give another --port or --host") from None
     return listening
 
 
@@ -108,4 +112,22 @@ async def _run(server: uvicorn.Server, listening: socket.socket, ready: Callable
     if server.started:
         host, port = listening.getsockname()[:2]
         ready(f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/")
+    sweeping = asyncio.create_task(_close_idle(server))
     await serving
+    sweeping.cancel()
+
+
+async def _close_idle(server: uvicorn.Server) -> None:
+    """Close connections that have asked nothing for a while, or take nothing of an answer; uvicorn waits for ever."""
+    connections: set[Any] = server.server_state.connections  # uvicorn's protocols of HTTP/1.1
+    idle: dict[Any, tuple[int, float]] = {}
+    while True:
+        now = time.monotonic()
+        quiet = [one for one in connections if one.cycle is None or one.cycle.response_complete]
+        for one, left in {one: one.transport.get_write_buffer_size() for one in quiet}.items():
+            before, since = idle.get(one, (left, now))
+            idle[one] = left, since if left == before else now
+            if now - since > PATIENCE and left == before:
+                one.transport.abort()
+        idle = {one: idle[one] for one in quiet}
+        await asyncio.sleep(PATIENCE / 10)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import re
 import signal
 import socket
@@ -11,11 +13,14 @@ import time
 
 import httpx
 import pytest
+import uvicorn
 from running import served
 from typer.testing import CliRunner
 
 from hashfaiss.cli import app
+from hashfaiss.errors import HashfaissError
 from hashfaiss.library.image_index import ImageIndex
+from hashfaiss.serve import server
 
 HEAD = b"POST /search HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nContent-Length: %d\r\n\r\n"
 
@@ -118,3 +123,64 @@ def test_what_stands_in_the_way_is_told(folder, monkeypatch):
         patch.delitem(sys.modules, "hashfaiss.serve.server")
         result = run(app, ["serve", "--index", str(folder)])
     assert (result.exit_code, "pip install 'hashfaiss[serve]'" in result.output) == (1, True)
+
+
+TOKEN = "a-token-of-24-characters"
+
+
+def test_uploads_that_do_not_come_are_not_at_work(folder):
+    with served(folder, "--max-requests", "2", "--token", TOKEN) as (_, url):
+        at = re.search(r"//(.+):(\d+)/", url).groups()
+        told = f"Authorization: Bearer {TOKEN}\r\nContent-Type: image/png\r\n"
+        slow = []
+        for path, more in [("login", ""), ("search", told)] * 4:
+            one = socket.create_connection(at)
+            head = f"POST /{path} HTTP/1.1\r\nHost: localhost\r\n{more}Content-Length: 900\r\n\r\nx"
+            one.sendall(head.encode())
+            slow.append(one)
+        right = {"Authorization": f"Bearer {TOKEN}"}
+        for _ in range(20):
+            assert httpx.get(f"{url}info", headers=right, timeout=60).status_code == 200
+        for one in slow:
+            one.close()
+
+
+def test_headers_are_bounded(standing):
+    _, url = standing
+    with socket.create_connection(re.search(r"//(.+):(\d+)/", url).groups()) as one:
+        one.settimeout(60)
+        one.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * 100_000)
+        assert one.recv(100).startswith(b"HTTP/1.1 400")
+
+
+def test_connections_that_ask_nothing_are_closed(monkeypatch):
+    monkeypatch.setattr(server, "PATIENCE", 0.2)
+
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": bytes(50_000_000)})
+
+    async def run():
+        uvicorn_server = server._Server(uvicorn.Config(app, http="h11", lifespan="off", log_level="warning"))
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            running = asyncio.create_task(server._run(uvicorn_server, listening, lambda _: None))
+            for sent, least in ((b"", 0), (b"GET / HT", 0), (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", 1)):
+                reader, writer = await asyncio.open_connection(*listening.getsockname())
+                writer.write(sent)
+                while not uvicorn_server.server_state.connections:
+                    await asyncio.sleep(0.01)
+                while uvicorn_server.server_state.connections:  # also one that takes nothing of its answer
+                    await asyncio.sleep(0.01)
+                with contextlib.suppress(ConnectionError):
+                    got = await reader.read()
+                    assert least <= len(got) < 50_000_000
+                writer.close()
+            uvicorn_server.should_exit = True
+            await running
+
+    asyncio.run(asyncio.wait_for(run(), 60))
+
+
+def test_what_is_no_hosts_name_is_told(tmp_path):
+    with pytest.raises(HashfaissError, match=r"cannot listen at a\.\.b port 0: that is no address"):
+        server.serve(tmp_path, "a..b", 0, TOKEN)
