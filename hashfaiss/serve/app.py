@@ -6,13 +6,14 @@ import asyncio
 import contextlib
 import json
 import os
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib.resources import files
 from typing import Any, TypeVar
 
-from anyio import CapacityLimiter, to_thread
+from anyio import to_thread
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -22,7 +23,7 @@ from starlette.routing import Route
 
 from hashfaiss.codes import Codes
 from hashfaiss.encoding.pipeline import one_thread_each
-from hashfaiss.errors import ArgumentError, HashfaissError, ImageError
+from hashfaiss.errors import ArgumentError, ImageError
 from hashfaiss.images.decoding import read_bytes
 from hashfaiss.images.sniffing import media_type
 from hashfaiss.library.hits import Hits
@@ -39,6 +40,9 @@ from hashfaiss.serve.schema import SIDES, openapi
 TOGETHER = {"cpu": 8, "cuda": 64}  # images encoded at once, where so many wait
 MOST_THREADS = 8  # that search and make small pictures
 LOOK_SECONDS = 1.0  # how often a newer generation is looked for
+SEARCHED = 32  # codes at once, of those that one request asks with
+MOST_JSON = 4 << 20  # bytes: more than all that may be asked for takes
+MOST_TOKEN = 1000
 MOST_IMAGES = 500  # of one page of /images
 MOST_GROUPS, MOST_OF_GROUP = 500, 100
 LARGEST_ID = (1 << 63) - 1
@@ -56,7 +60,11 @@ class JSON(JSONResponse):
     """JSON in ASCII: a path may hold what is no text."""
 
     def render(self, content: Any) -> bytes:
-        return json.dumps(content, separators=(",", ":")).encode()
+        return _json(content)
+
+
+def _json(content: Any) -> bytes:
+    return json.dumps(content, separators=(",", ":")).encode()
 
 
 class Service:
@@ -70,19 +78,20 @@ class Service:
             desk.encode, together, limits.waiting, self.measured.batches.observe
         )
         self.duplicates = Duplicates(MOST_GROUPS, MOST_OF_GROUP)
-        self._threads = CapacityLimiter(MOST_THREADS)
-        self._long = CapacityLimiter(1)
+        self._threads = ThreadPoolExecutor(MOST_THREADS, thread_name_prefix="answer")
         workers = os.cpu_count() or 1
         self._decoders = ThreadPoolExecutor(workers, thread_name_prefix="decode")
         one_thread_each(self._decoders, workers)
 
     async def thread(self, work: Callable[[], Result]) -> Result:
-        """Work done beside the loop; what is left of a request that ended is finished there, and dropped."""
-        return await to_thread.run_sync(work, limiter=self._threads, abandon_on_cancel=True)
+        """Work done beside the loop; what is begun for a request that ended keeps its thread until it is done."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     async def close(self) -> None:
         """End its threads."""
+        self.duplicates.close()
         await self.batcher.close()
+        self._threads.shutdown(wait=True, cancel_futures=True)
         self._decoders.shutdown(wait=True, cancel_futures=True)
 
     # ---- what is asked ------------------------------------------------------------------------------------------
@@ -93,24 +102,26 @@ class Service:
         if kind == "application/json":
             if request.query_params:
                 raise Refused(422, "with JSON, options go into the JSON: leave the query string out")
-            body = json_of(await self._body(request))
+            body = json_of(await self._body(request, min(MOST_JSON, self.limits.upload_bytes), "ask for less"))
             options = {name: value for name, value in body.items() if name not in NAMED}
             asked = Asked.of(options, index.bits, self.limits)
-            codes = self._named(index, body)
+            codes = await self.thread(partial(self._named, index, body))
         elif kind.startswith("image/") or kind == "application/octet-stream":
             asked = Asked.of_query(request.query_params, index.bits, self.limits)
-            data = await self._body(request)
-            codes = (await _while_there(request, self._code(data)))[None]
+            data = await self._body(request, self.limits.upload_bytes, "send a smaller image")
+            codes = (await _while_there(request, self._code(index, data)))[None]
         else:
             raise Refused(415, f"content type {kind[:60]!r} is not taken: send image/jpeg or so, or application/json")
-        answers = await self.thread(partial(self._answers, index, codes, asked))
-        return JSON({"generation": index.store.manifest["generation"], "bits": index.bits, "answers": answers})
+        over = threading.Event()
+        try:
+            answers = await _while_there(request, self.thread(partial(self._answers, index, codes, asked, over)))
+        finally:
+            over.set()
+        about = _json({"generation": index.store.manifest["generation"], "bits": index.bits})
+        return Response(b'%b,"answers":[%b]}' % (about[:-1], b",".join(answers)), media_type="application/json")
 
-    async def _body(self, request: Request) -> bytes:
-        most = self.limits.upload_bytes
-        too_large = Refused(
-            413, f"the body is larger than {most:,} bytes: send a smaller image", {"Connection": "close"}
-        )
+    async def _body(self, request: Request, most: int, advice: str) -> bytes:
+        too_large = Refused(413, f"the body is larger than {most:,} bytes: {advice}", {"Connection": "close"})
         with contextlib.suppress(ValueError):
             if int(request.headers.get("content-length", "0")) > most:
                 raise too_large
@@ -143,9 +154,9 @@ class Service:
         except ArgumentError:
             raise Refused(404, f"the index has no image {str(wanted)[:200]!r}: ask with what hits are called") from None
 
-    async def _code(self, data: bytes) -> Codes:
+    async def _code(self, index: ImageIndex, data: bytes) -> Codes:
         try:
-            made = await asyncio.get_running_loop().run_in_executor(self._decoders, self.desk.prepare, data)
+            made = await asyncio.get_running_loop().run_in_executor(self._decoders, self.desk.prepare, index, data)
         except ImageError as error:
             raise Refused(422, f"the image cannot be read: {error.reason}") from None
         if not isinstance(made, Prepared):
@@ -153,12 +164,20 @@ class Service:
         self.measured.waiting.set(self.batcher.waiting)
         return await self.batcher.ask(made)
 
-    def _answers(self, index: ImageIndex, codes: Codes, asked: Asked) -> list[dict[str, Any]]:
-        try:
-            found = index.search(codes, asked.k, asked.radius, **asked.how)
-        except ArgumentError as error:
-            raise Refused(422, str(error)) from None
-        return [self._answer(index, code, hits) for code, hits in zip(codes, found, strict=True)]
+    def _answers(self, index: ImageIndex, codes: Codes, asked: Asked, over: threading.Event) -> list[bytes]:
+        """An answer for each code, as JSON; no more than are made already, once the request is over."""
+        answers: list[bytes] = []
+        together = SEARCHED if asked.radius is None else 1  # all images may be within it
+        for start in range(0, len(codes), together):
+            if over.is_set():
+                break
+            some = codes[start : start + together]
+            try:
+                found = index.search(some, asked.k, asked.radius, **asked.how)
+            except ArgumentError as error:
+                raise Refused(422, str(error)) from None
+            answers += (_json(self._answer(index, code, hits)) for code, hits in zip(some, found, strict=True))
+        return answers
 
     def _answer(self, index: ImageIndex, code: Codes, hits: Hits) -> dict[str, Any]:
         shown = hits[: self.limits.hits]
@@ -217,11 +236,7 @@ class Service:
         _only(request, "radius")
         index = self.desk.index
         radius = whole_number(request.query_params.get("radius", "0"), "radius", 0, index.bits)
-        find = asyncio.create_task(
-            to_thread.run_sync(partial(self.duplicates.find, index, radius), limiter=self._long, abandon_on_cancel=True)
-        )
-        done, _ = await asyncio.wait([find], timeout=LOOK_SECONDS)
-        found = find.result() if done else None
+        found = await self.duplicates.find(index, radius, LOOK_SECONDS)
         if found is not None:
             return JSON(found)
         at, of = self.duplicates.progress
@@ -248,7 +263,7 @@ class Service:
         return JSON(openapi(self.limits, self.secured))
 
     async def login(self, request: Request) -> Response:
-        token = (await self._body(request)).decode("utf-8", "replace").strip()
+        token = (await self._body(request, MOST_TOKEN, "a token is shorter")).decode("utf-8", "replace").strip()
         if not self.secured or not self.gate.matches(token):
             raise Refused(401, "that is not this service's token")
         answer = Response(status_code=204)
@@ -262,7 +277,7 @@ class Service:
             await asyncio.sleep(LOOK_SECONDS)
             try:
                 await to_thread.run_sync(self.desk.renew)
-            except HashfaissError as error:
+            except Exception as error:  # others write to that folder: it may hold anything
                 self.measured.failures.inc()
                 log_trouble(error)
 

@@ -78,7 +78,7 @@ class Asked:
             raise Refused(422, f"radius is {radius}: codes have {bits} bits, give 0 to {bits}")
         exact = values.get("exact", True)
         if not isinstance(exact, bool):
-            raise Refused(422, f"exact is {exact!r}: give true or false")
+            raise Refused(422, f"exact is {str(exact)[:40]!r}: give true or false")
         how: How = {"exact": exact, "labels": _texts(values, "label"), "paths": _texts(values, "under")}
         return cls(DEFAULT_K if k is None and radius is None else k, radius, how)
 

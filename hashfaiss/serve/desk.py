@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import threading
+import weakref
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -85,13 +88,13 @@ class Desk:
         """Of the index that answers."""
         return int(self.index.store.manifest["generation"])
 
-    def prepare(self, data: bytes) -> Prepared | Codes:
-        """The bytes of an image file → what the network sees, or its code (ceil(K/8),) where that is known.
+    def prepare(self, index: ImageIndex, data: bytes) -> Prepared | Codes:
+        """The bytes of an image file → what the network of `index` sees, or its code (ceil(K/8),) where that is known.
 
         Raises:
             ImageError: they are no image, or too large a one.
         """
-        encoder = self.index.encoder
+        encoder = index.encoder
         made = prepare_bytes(encoder, data)
         return Prepared(encoder, made) if isinstance(made, Tensor) else np.frombuffer(bytes(made), np.uint8)
 
@@ -122,19 +125,19 @@ class Desk:
             path = index.hit(image_id, 0).path
         except KeyError:
             return None
-        return self._pictures.get(image_id, path, side)
+        return self._pictures.get(path, side)
 
 
 class _Pictures:
-    """Small pictures, those that were asked for last, by image, side, and what the file was like."""
+    """Small pictures, those that were asked for last, by file, side, and what the file was like."""
 
     def __init__(self, most: int) -> None:
         self._most, self._bytes = most, 0
         self._kept: OrderedDict[tuple[object, ...], Thumbnail] = OrderedDict()
         self._lock = threading.Lock()
 
-    def get(self, image_id: int, path: str | None, side: int) -> Thumbnail:
-        key = (image_id, side, *_state(path))
+    def get(self, path: str | None, side: int) -> Thumbnail:
+        key = (path, side, *_state(path))
         with self._lock:
             if (known := self._kept.get(key)) is not None:
                 self._kept.move_to_end(key)
@@ -158,8 +161,11 @@ def _state(path: str | None) -> tuple[int, ...]:
     return (status.st_size, status.st_mtime_ns) if status else ()
 
 
+Key = tuple[weakref.ref[ImageIndex], int]  # an index replaced by another may have the same generation
+
+
 class Duplicates:
-    """Groups of near-duplicates, found once for each generation and radius, while others wait for them.
+    """Groups of near-duplicates, found once for each generation and radius, one after another.
 
     Args:
         most_groups, most_images: of a result; there may be more.
@@ -167,39 +173,66 @@ class Duplicates:
 
     def __init__(self, most_groups: int, most_images: int) -> None:
         self._most_groups, self._most_images = most_groups, most_images
-        self._lock = threading.Lock()
-        self._found: tuple[tuple[int, int], dict[str, Any]] | None = None
-        self._busy: tuple[int, int] | None = None
+        self._found: tuple[Key, dict[str, Any]] | None = None
+        self._finding: tuple[Key, asyncio.Future[dict[str, Any]]] | None = None
+        self._over = False
         self.progress = (0, 0)
 
-    def find(self, index: ImageIndex, radius: int) -> dict[str, Any] | None:
-        """The groups, or None while others are being found: ask again."""
-        key = (int(index.store.manifest["generation"]), radius)
-        with self._lock:
-            if self._found is not None and self._found[0] == key:
-                return self._found[1]
-            if self._busy is not None:
-                return None
-            self._busy = key
-            self.progress = (0, 0)
-        try:
-            found = self._groups(index.duplicates(radius, self._tell))
-            with self._lock:
-                self._found = key, found
-            return found
-        finally:
-            with self._lock:
-                self._busy = None
+    async def find(self, index: ImageIndex, radius: int, seconds: float) -> dict[str, Any] | None:
+        """The groups, or None where these or others are still being found after this time: ask again."""
+        key = (weakref.ref(index), radius)
+        if self._found is not None and self._found[0] == key:
+            return self._found[1]
+        if self._finding is None:
+            self._finding = key, self._begin(index, radius)
+        of, finding = self._finding
+        done, _ = await asyncio.wait([finding], timeout=seconds)
+        if not done:
+            return None
+        if self._finding is not None and self._finding[1] is finding:
+            self._finding = None
+            if finding.exception() is None:
+                self._found = of, finding.result()
+        return finding.result() if of == key else None
+
+    def close(self) -> None:
+        """Let go of what is being found."""
+        self._over = True
+
+    def _begin(self, index: ImageIndex, radius: int) -> asyncio.Future[dict[str, Any]]:
+        loop = asyncio.get_running_loop()
+        finding: asyncio.Future[dict[str, Any]] = loop.create_future()
+        self.progress = (0, 0)
+
+        def work() -> None:
+            tell: Callable[[Any], None] = finding.set_result
+            made: Any
+            try:
+                made = self._groups(index.duplicates(radius, self._tell))
+            except Exception as error:
+                tell, made = finding.set_exception, error
+            with suppress(RuntimeError):  # the loop has ended
+                loop.call_soon_threadsafe(tell, made)
+
+        # it may take minutes, which the end of the service does not wait for
+        threading.Thread(target=work, name="duplicates", daemon=True).start()
+        return finding
 
     def _tell(self, done: int, of: int) -> None:
         self.progress = (done, of)
+        self._go_on()
+
+    def _go_on(self) -> bool:
+        if self._over:
+            raise HashfaissError("the service ends")
+        return True
 
     def _groups(self, groups: Iterator[tuple[Hit, ...]]) -> dict[str, Any]:
         shown = [
             {"images": len(group), "hits": [hit_of(hit) for hit in group[: self._most_images]]}
             for group in islice(groups, self._most_groups)
         ]
-        more = sum(1 for _ in groups)
+        more = sum(1 for _ in groups if self._go_on())
         return {"groups": shown, "more_groups": more}
 
 
@@ -208,6 +241,6 @@ def hit_of(hit: Hit) -> dict[str, Any]:
     return {"id": hit.id, "path": hit.path, "distance": hit.distance, "labels": list(hit.labels)}
 
 
-def log_trouble(error: HashfaissError) -> None:
+def log_trouble(error: Exception) -> None:
     """A generation that could not be taken up."""
     log.warning("a newer generation cannot be opened, the one before goes on answering: %s", error)

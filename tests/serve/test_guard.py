@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 
 import pytest
 
 from hashfaiss.errors import ArgumentError, ImageError
-from hashfaiss.serve.guard import OPEN, is_loopback
+from hashfaiss.serve.guard import OPEN, Gate, Guard, is_loopback
 from hashfaiss.serve.limits import Limits
+from hashfaiss.serve.measured import Measured
 from hashfaiss.serve.server import serve
 
 TOKEN = "a-token-of-24-characters"
@@ -73,7 +75,7 @@ def held(client, monkeypatch):
     """Makes the service wait as it prepares an image; returns what lets it go on, and what tells that it waits."""
     go, waits = threading.Event(), threading.Event()
 
-    def prepare(data):
+    def prepare(index, data):
         waits.set()
         go.wait(60)
         raise ImageError(None, "let go")
@@ -143,3 +145,64 @@ def test_what_cannot_be_is_told(how, reason, tmp_path):
 def test_limits_are_above_zero():
     with pytest.raises(ArgumentError, match="in_flight is 0"):
         Limits(in_flight=0)
+
+
+def test_what_a_page_of_another_site_shows_is_not_asked_for(client):
+    image = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors", "Sec-Fetch-Dest": "image"}
+    for site in ("cross-site", "same-site"):
+        assert client.get("/thumbnail/0", headers=image | {"Sec-Fetch-Site": site}).status_code == 403
+    for site in ("same-origin", "none"):
+        assert client.get("/thumbnail/0", headers=image | {"Sec-Fetch-Site": site}).status_code == 200
+    link = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
+    assert client.get("/", headers=link).status_code == 200
+    assert client.get("/duplicates", headers=link | {"Sec-Fetch-Dest": "iframe"}).status_code == 403
+
+
+def test_bodies_that_are_no_images_are_small(serving):
+    client = serving()
+    large = client.post(
+        "/search", content=b'{"id":[' + b"[]," * (2 << 20), headers={"Content-Type": "application/json"}
+    )
+    assert (large.status_code, "4,194,304" in large.json()["error"]) == (413, True)
+    assert serving(TOKEN).post("/login", content=bytes(1001)).status_code == 413
+    long = client.post("/search", json={"id": 1, "exact": "x" * 100_000})
+    assert (long.status_code, len(long.content) < 200) == (422, True)
+
+
+def test_bodies_held_at_once_are_bounded():
+    """Three send 60 bytes of their 61 each, where 100 may be held."""
+
+    async def app(scope, receive, send):
+        while (await receive()).get("more_body"):
+            pass
+
+    async def run():
+        guard = Guard(app, Gate(None), Limits(in_flight=1, upload_bytes=100), Measured())
+        scope = {"type": "http", "path": "/search", "headers": [(b"host", b"localhost")]}
+        rest, statuses = asyncio.Event(), []
+
+        async def ask():
+            sent = []
+
+            async def receive():
+                if sent:
+                    await rest.wait()
+                sent.append(1)
+                return {"type": "http.request", "body": bytes(60 if len(sent) == 1 else 1), "more_body": len(sent) == 1}
+
+            async def send(message):
+                statuses.append(message.get("status"))
+
+            await guard(scope, receive, send)
+
+        asking = [asyncio.create_task(ask()) for _ in range(3)]
+        await asyncio.sleep(0)
+        while not statuses:
+            await asyncio.sleep(0.01)
+        assert [one.done() for one in asking] == [False, False, True]
+        rest.set()
+        await asyncio.gather(*asking)
+        assert statuses[0] == 503
+        assert (guard._held, guard._in_flight) == (0, 0)
+
+    asyncio.run(asyncio.wait_for(run(), 60))
