@@ -161,6 +161,26 @@ def test_duplicates_are_ticked_and_taken_along(standing, page):
     expect(page.locator("#download")).to_be_disabled()
 
 
+def test_names_are_text_and_a_list_holds_no_path_that_would_name_other_files(encoder, photos, page):
+    data = (photos / "cat" / "0.jpg").read_bytes()
+    for name in (b"<img src=x onerror=alert(1)>.jpg", b"two\nlines.jpg", b"no\xfftext.jpg"):
+        (photos / "cat" / os.fsdecode(name)).write_bytes(data)
+    encoder.to_index(photos, photos.parent / "odd.index")
+    with served(photos.parent / "odd.index") as (_, url):
+        page.goto(url)
+        seen(page)
+        assert page.locator("#grid .path b").filter(has_text="<img src=x").count() == 1
+        page.click("#tab-near")
+        page.click("text=Find groups")
+        expect(page.locator(".group").first).to_be_visible()
+        off = page.locator("#groups input:disabled").evaluate_all("all => all.map(one => one.value)")
+        assert len(off) == 2
+        page.click("#tick-all")
+        with page.expect_download() as got:
+            page.click("#download")
+        assert all(os.path.exists(path) for path in got.value.path().read_text().splitlines())
+
+
 def test_on_a_phone_nothing_is_wider_than_the_screen(standing, browser):
     _, url = standing
     context = browser.new_context(viewport={"width": 360, "height": 740}, color_scheme="dark", has_touch=True)

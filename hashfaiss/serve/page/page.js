@@ -247,7 +247,8 @@ function showGroups(found, radius) {
       const item = tile(hit);
       const [name] = nameOf(hit);
       item.append(make("span", { className: "badge", textContent: place ? hit.distance : "first" }));
-      const box = make("input", { type: "checkbox", value: hit.path ?? "", disabled: hit.path === null });
+      const box = make("input", { type: "checkbox", value: hit.path ?? "", disabled: !listable(hit.path) });
+      if (box.disabled) box.title = "Its path cannot stand in a list.";
       box.dataset.place = place;
       box.onchange = counted;
       item.append(make("label", { className: "keep" }, box, "can go"));
@@ -278,6 +279,8 @@ function tick(which) {
   counted();
 }
 
+// a list of lines, read as UTF-8, can hold no others: such a path would name other files there
+const listable = (path) => path !== null && !/[\r\n]/.test(path) && !/\p{Surrogate}/u.test(path);
 const listed = () => ticks().filter((box) => box.checked).map((box) => box.value + "\n").join("");
 
 async function copy() {
