@@ -61,7 +61,7 @@ def query(
         typer.Option("--not", help="An image to stay away from; may be repeated; implies --combine."),
     ] = None,
     model: Annotated[Path | None, typer.Option("--model", help="Refuse an index of any other model.")] = None,
-    montage: Annotated[Path | None, typer.Option("--montage", help="Also draw the hits as this PNG.")] = None,
+    montage: Annotated[Path | None, typer.Option("--montage", help="Also draw the hits as this PNG, in rows.")] = None,
     max_megapixels: MegapixelsOption = None,
     threads: ThreadsOption = None,
     as_json: JsonOption = False,

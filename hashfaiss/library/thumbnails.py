@@ -47,12 +47,17 @@ def thumbnail(path: str | None, side: int = SIDE) -> Thumbnail:
         image = Image.fromarray(decode_image(data, path).permute(1, 2, 0).numpy())
     except ImageError as error:  # it may have gone since it was indexed
         return Thumbnail(bytes=size, trouble=error.reason)
+    small = fitted(image, side)
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=QUALITY, optimize=True)
+    return Thumbnail(buffer.getvalue(), small.size, image.size, size)
+
+
+def fitted(image: Image.Image, side: int) -> Image.Image:
+    """`image`, whose longest side becomes `side`; little ones by whole pixels."""
     scale = side / max(image.size)
-    small = image.resize(
+    return image.resize(
         (max(1, round(image.width * scale)), max(1, round(image.height * scale))),
         Image.Resampling.NEAREST if scale > 3 else Image.Resampling.LANCZOS,
         reducing_gap=3.0,
     )
-    buffer = io.BytesIO()
-    small.save(buffer, "JPEG", quality=QUALITY, optimize=True)
-    return Thumbnail(buffer.getvalue(), small.size, image.size, size)
