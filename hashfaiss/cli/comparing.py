@@ -1,4 +1,4 @@
-"""Commands about distances between images: compare."""
+"""Commands about distances between images: compare, radius."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hashfaiss.cli.app import DEFAULT_INDEX, DeviceOption, JsonOption, MegapixelsOption, ThreadsOption, app
+from hashfaiss.cli.app import DEFAULT_INDEX, DeviceOption, IndexOption, JsonOption, MegapixelsOption, ThreadsOption, app
 from hashfaiss.errors import ArgumentError, HashfaissError
 
 if TYPE_CHECKING:
@@ -75,3 +75,51 @@ def _asked(index: Path, model: Path | None, device: str) -> Encoder | ImageIndex
     from hashfaiss.encoding.encoder import Encoder
 
     return Encoder.load(model, device)
+
+
+@app.command()
+def radius(
+    pairs: Annotated[
+        Path | None,
+        typer.Option("--pairs", help="CSV of path,path,same (1 or 0); paths begin at its folder. Default: labels."),
+    ] = None,
+    index: IndexOption = DEFAULT_INDEX,
+    model: Annotated[Path | None, typer.Option("--model", help="For --pairs: a model file, and no index.")] = None,
+    sample: Annotated[int, typer.Option("--sample", help="Images of the index to ask with; 0 for all.")] = 1000,
+    seed: Annotated[int, typer.Option("--seed", help="Of that sample.")] = 0,
+    plots: Annotated[Path | None, typer.Option("--plots", help="Folder to draw the curves into.")] = None,
+    max_megapixels: MegapixelsOption = None,
+    threads: ThreadsOption = None,
+    as_json: JsonOption = False,
+    device: DeviceOption = "auto",
+) -> None:
+    """Show what each Hamming radius finds, to choose one for `query --radius` and `duplicates --radius`.
+
+    With --pairs, of pairs that you have judged: precision is the share of those found that are the same, recall the
+    share of the same that are found. Without, two images of the index are the same where they share a label, which is
+    for classes, not for near-duplicates. The last column is how many pairs of images of the index lie within the
+    radius, wherever they come from, estimated from --sample: where it is far above what you expect, the pairs judged
+    are easier than the index. Examples:
+
+    \b
+        hashfaiss radius --pairs pairs.csv --plots plots/
+        hashfaiss radius --sample 0 --json
+    """
+    from hashfaiss.cli.console import MOST_NAMED, bar, check_plots, note, print_json, shown_path
+    from hashfaiss.cli.reports import print_radii
+    from hashfaiss.evaluation.index_radii import draw_radius, evaluate_radius
+    from hashfaiss.images.pairs import read_pairs
+
+    if model and pairs is None:
+        raise ArgumentError("--model is for --pairs: give both, or an index whose labels tell what is the same")
+    if plots:
+        check_plots(plots)
+    judged = None if pairs is None else read_pairs(pairs)
+    asked = _asked(index, model, device)
+    with bar("radius") as progress:
+        report = evaluate_radius(asked, judged, sample, seed, progress)
+    for path, reason in report.skipped[:MOST_NAMED]:
+        note(f"skipped {shown_path(path)}: {reason}")
+    print_json(report.to_dict()) if as_json else print_radii(report)
+    if plots:
+        note(f"plot: {shown_path(str(draw_radius(plots, report)))}")
