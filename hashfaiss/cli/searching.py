@@ -168,6 +168,9 @@ def evaluate(
     sample: Annotated[int, typer.Option(help="Own images to ask with, or read again; 0 for all.")] = 1000,
     seed: Annotated[int, typer.Option(help="Of that sample.")] = 0,
     plots: Annotated[Path | None, typer.Option("--plots", help="Folder to draw curves into.")] = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", help="Also write all of it, and the best and worst queries, as this page.")
+    ] = None,
     rerank: Annotated[
         str | None, typer.Option("--rerank", help="asymmetric: mAP when real outputs order ties, or all, too.")
     ] = None,
@@ -184,9 +187,9 @@ def evaluate(
     Labels are those the index was built with; --labels are those of the queries. Without labels, images of the index
     are read again, to tell how well codes keep the neighbours by the network's real features. Example:
 
-        hashfaiss evaluate --queries held-out/ --plots plots/
+        hashfaiss evaluate --queries held-out/ --html report.html
     """
-    from hashfaiss.cli.console import bar, check_plots, note, print_json, shown_path
+    from hashfaiss.cli.console import bar, check_plots, check_target, note, print_json, shown_path
     from hashfaiss.cli.reports import print_report
     from hashfaiss.evaluation.index_report import evaluate_index
     from hashfaiss.library.image_index import ImageIndex
@@ -195,6 +198,8 @@ def evaluate(
         raise ArgumentError(f"norm is {norm!r}: give found, min, all or kept")
     if plots:
         check_plots(plots)
+    if html:
+        check_target(html.parent, html)
     opened = ImageIndex.open(index, device=device)
     with bar("evaluate") as progress:
         report = evaluate_index(
@@ -215,6 +220,10 @@ def evaluate(
     print_json(report.to_dict()) if as_json else print_report(report)
     for file in report.plot(plots) if plots else []:
         note(f"plot: {shown_path(str(file))}")
+    if html:
+        from hashfaiss.evaluation.report_page import write_report
+
+        note(f"page: {shown_path(str(write_report(html, report, opened)))}")
 
 
 @app.command()
