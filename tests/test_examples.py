@@ -37,6 +37,11 @@ def test_every_example_is_run_here() -> None:
     assert all(f'"{file.name}"' in here for file in EXAMPLES.glob("*.py"))
 
 
+def test_own_method() -> None:
+    """Its tests are those of every method: tests/test_extensions.py."""
+    assert len((EXAMPLES / "own_method.py").read_text().splitlines()) < 60
+
+
 def test_codes_only(tmp_path: Path) -> None:
     printed = run("codes_only.py", folder=tmp_path)
     assert "flat: ids equal 100%, certified exact 100%, recall by distance 1.0000" in printed

@@ -53,6 +53,18 @@ def make(folder: Path, rows: int, kind: str) -> None:
         commit_faiss(writer, None)
 
 
+def paths_of_hits(index: ImageIndex, folder: Path) -> object:
+    return len({index.hit(number, 0).path for number in range(0, len(index), len(index) // 10)})
+
+
+def append(index: ImageIndex, folder: Path) -> object:
+    made = [Row(b"photos/new/%08d.jpg" % i, i, i, i.to_bytes(16, "little"), ()) for i in range(10_000)]
+    with index.store.writing() as writer:
+        writer.append(np.random.default_rng(1).integers(0, 256, (len(made), BITS // 8), np.uint8), made)
+        writer.commit()
+    return len(made)
+
+
 def encoding(index: ImageIndex, folder: Path) -> object:
     return index.encoder.encode([str(folder / "few/0.png")])
 
@@ -61,10 +73,12 @@ WORK: dict[str, Callable[[ImageIndex, Path], object]] = {
     "open": lambda index, folder: len(index),
     "encode": encoding,
     "load": lambda index, folder: len(index.codes),
+    "paths of 10 hits": paths_of_hits,
     "--path, 1000 match": lambda index, folder: len(index.store.where(paths=["0007/*"])),
     "--path, all match": lambda index, folder: len(index.store.where(paths=["*.jpg"])),
     "--label": lambda index, folder: len(index.store.where(labels=["class 7"])),
     "idle build": lambda index, folder: index.build(folder / "few").encoded,
+    "append 10,000": append,
     "add one": lambda index, folder: index.add([folder / "one.png"]).encoded,
     "remove one": lambda index, folder: index.remove(folder / "photos/0003/img_00003141.jpg"),
     "remove folder": lambda index, folder: index.remove(folder / "photos/0005"),

@@ -87,12 +87,12 @@ def methods(
         hashfaiss methods dbdh
     """
     from hashfaiss.cli.console import print_json, print_table
-    from hashfaiss.train.methods import METHODS, method_class, method_defaults
+    from hashfaiss.train.methods import method_class, method_defaults, method_names
     from hashfaiss.train.recipes import method_settings
 
     titles = ("method", "paper", "year", "learns from", "labels", "loss")
     rows = []
-    for method in METHODS if name is None else [name]:
+    for method in method_names() if name is None else [name]:
         about, recipe = method_class(method).about, method_settings(method)
         options = {**method_defaults(method), **recipe.pop("options")}
         if as_json:

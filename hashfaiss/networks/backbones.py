@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from hashfaiss import extensions
 from hashfaiss.errors import ArgumentError
 from hashfaiss.networks.backbone import Backbone, Facts
 from hashfaiss.networks.timm_backbones import LITE0, PREFIX, TimmBackbone, check_size, timm_facts
@@ -141,6 +142,9 @@ def _is_timm(name: str) -> bool:
 
 
 def _ours(name: str) -> type[Backbone]:
-    if name not in BACKBONES:
-        raise ArgumentError(f"unknown backbone {name!r}: give one of {NAMED}")
-    return BACKBONES[name]
+    kind: type[Backbone] | None = BACKBONES.get(name)
+    kind = kind or extensions.load_added(extensions.BACKBONES, name, (Backbone,))
+    if kind is None:
+        named = ", ".join((*extensions.added(extensions.BACKBONES), NAMED))
+        raise ArgumentError(f"unknown backbone {name!r}: give one of {named}")
+    return kind

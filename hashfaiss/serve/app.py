@@ -71,7 +71,6 @@ class Service:
         )
         self.duplicates = Duplicates(MOST_GROUPS, MOST_OF_GROUP)
         self._threads = CapacityLimiter(MOST_THREADS)
-        self._long = CapacityLimiter(1)
         workers = os.cpu_count() or 1
         self._decoders = ThreadPoolExecutor(workers, thread_name_prefix="decode")
         one_thread_each(self._decoders, workers)
@@ -84,6 +83,7 @@ class Service:
         """End its threads."""
         await self.batcher.close()
         self._decoders.shutdown(wait=True, cancel_futures=True)
+        self.duplicates.close()
 
     # ---- what is asked ------------------------------------------------------------------------------------------
 
@@ -217,11 +217,7 @@ class Service:
         _only(request, "radius")
         index = self.desk.index
         radius = whole_number(request.query_params.get("radius", "0"), "radius", 0, index.bits)
-        find = asyncio.create_task(
-            to_thread.run_sync(partial(self.duplicates.find, index, radius), limiter=self._long, abandon_on_cancel=True)
-        )
-        done, _ = await asyncio.wait([find], timeout=LOOK_SECONDS)
-        found = find.result() if done else None
+        found = await self.duplicates.find(index, radius, LOOK_SECONDS)
         if found is not None:
             return JSON(found)
         at, of = self.duplicates.progress

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -159,7 +161,7 @@ def _state(path: str | None) -> tuple[int, ...]:
 
 
 class Duplicates:
-    """Groups of near-duplicates, found once for each generation and radius, while others wait for them.
+    """Groups of near-duplicates, found once for each generation and radius, in a thread of their own.
 
     Args:
         most_groups, most_images: of a result; there may be more.
@@ -167,29 +169,29 @@ class Duplicates:
 
     def __init__(self, most_groups: int, most_images: int) -> None:
         self._most_groups, self._most_images = most_groups, most_images
-        self._lock = threading.Lock()
-        self._found: tuple[tuple[int, int], dict[str, Any]] | None = None
-        self._busy: tuple[int, int] | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="near")
+        self._key: tuple[int, int] | None = None
+        self._finding: asyncio.Future[dict[str, Any]] | None = None
         self.progress = (0, 0)
 
-    def find(self, index: ImageIndex, radius: int) -> dict[str, Any] | None:
-        """The groups, or None while others are being found: ask again."""
+    async def find(self, index: ImageIndex, radius: int, seconds: float) -> dict[str, Any] | None:
+        """The groups, or None where they, or those that were asked for before, are not found in so many seconds."""
         key = (int(index.store.manifest["generation"]), radius)
-        with self._lock:
-            if self._found is not None and self._found[0] == key:
-                return self._found[1]
-            if self._busy is not None:
+        if self._finding is None or self._key != key or (self._finding.done() and self._finding.exception()):
+            if self._finding is not None and not self._finding.done():
+                await asyncio.wait([self._finding], timeout=seconds)
                 return None
-            self._busy = key
-            self.progress = (0, 0)
-        try:
-            found = self._groups(index.duplicates(radius, self._tell))
-            with self._lock:
-                self._found = key, found
-            return found
-        finally:
-            with self._lock:
-                self._busy = None
+            self._key, self.progress = key, (0, 0)
+            loop = asyncio.get_running_loop()
+            self._finding = loop.run_in_executor(
+                self._thread, lambda: self._groups(index.duplicates(radius, self._tell))
+            )
+        done, _ = await asyncio.wait([self._finding], timeout=seconds)
+        return self._finding.result() if done else None
+
+    def close(self) -> None:
+        """End the thread, when it is done."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _tell(self, done: int, of: int) -> None:
         self.progress = (done, of)

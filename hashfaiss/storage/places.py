@@ -123,7 +123,7 @@ class Places:
     @cached_property
     def _sizes(self) -> Int64:
         pairs = zip(self._segments, self._live, strict=True)
-        return np.unique(np.concatenate([np.empty(0, np.int64), *(s.states[0][live] for s, live in pairs)]))
+        return np.sort(np.concatenate([np.empty(0, np.int64), *(s.states[0][live] for s, live in pairs)]))
 
     def with_digest(self, digest: bytes) -> Int64:
         """Which of `ids` are of files of these bytes."""

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
+from hashfaiss import extensions
 from hashfaiss.errors import ArgumentError
 from hashfaiss.train.methods.adsh import ADSH
 from hashfaiss.train.methods.cca_itq import CCAITQ
@@ -40,7 +41,17 @@ from hashfaiss.train.methods.orthohash import OrthoHash
 from hashfaiss.train.methods.pca_rr import PCARR
 from hashfaiss.train.methods.sdh import SDH
 
-__all__ = ["METHODS", "About", "Method", "Shallow", "SteppingMethod", "build_method", "method_class", "method_defaults"]
+__all__ = [
+    "METHODS",
+    "About",
+    "Method",
+    "Shallow",
+    "SteppingMethod",
+    "build_method",
+    "method_class",
+    "method_defaults",
+    "method_names",
+]
 
 METHODS: dict[str, type[Method] | type[Shallow]] = {
     "dhida": DHIDA,
@@ -71,11 +82,18 @@ METHODS: dict[str, type[Method] | type[Shallow]] = {
 }
 
 
+def method_names() -> tuple[str, ...]:
+    """Those of METHODS, and those that other packages add."""
+    return tuple(dict.fromkeys((*METHODS, *extensions.added(extensions.METHODS))))
+
+
 def method_class(name: str) -> type[Method] | type[Shallow]:
     """The class of the method called `name`; ArgumentError where there is none."""
-    if name not in METHODS:
-        raise ArgumentError(f"unknown method {name!r}: give one of {', '.join(METHODS)}")
-    return METHODS[name]
+    kind: type[Method] | type[Shallow] | None = METHODS.get(name)
+    kind = kind or extensions.load_added(extensions.METHODS, name, (Method, Shallow))
+    if kind is None:
+        raise ArgumentError(f"unknown method {name!r}: give one of {', '.join(method_names())}")
+    return kind
 
 
 def method_defaults(name: str) -> dict[str, Any]:
