@@ -31,6 +31,7 @@ BADGE = 24  # how high it is
 INK, QUIET, PAGE, GROUND, LINE = "#1d1c1a", "#63605a", "#ffffff", "#eceae5", "#dfdcd5"
 RIGHT, WRONG, PLAIN, QUERY = "#2e9e4f", "#d03b3b", "#8a8a8a", "#1d1c1a"
 MOST_HITS, MOST_ROWS = 50, 100
+MOST_LETTERS = 400  # of a line, more than fit
 
 
 def draw_montage(path: str | os.PathLike[str], answers: Sequence[Hits], known_labels: Collection[str] = ()) -> Path:
@@ -165,6 +166,8 @@ def _write(
     """Words on one line of so many pixels, of which the beginning, or the `end`, is kept where all are too long."""
     font = _font(size, bold)
     plain = shown = printable(words)
+    if len(plain) > MOST_LETTERS:  # a query of very many images names them all
+        plain = plain[-MOST_LETTERS:] if end else plain[:MOST_LETTERS]
     while plain and font.getlength(shown) > room:
         plain = plain[1:] if end else plain[:-1]
         shown = "…" + plain if end else plain + "…"

@@ -83,7 +83,7 @@ def test_of_many_the_first_are_drawn_in_smaller_tiles(tmp_path: Path, monkeypatc
 def test_what_cannot_be_read_and_names_of_any_kind_have_their_tiles(tmp_path: Path) -> None:
     names = ["/gone/" + "long" * 200 + ".jpg", "/gone/\ud800\n\u202e.png", None]
     hits = tuple(Hit(name, 5, ("größe", "日本"), 3) for name in names)
-    pixels = drawn(tmp_path, [Hits("/gone/" + "way/" * 200 + "query.jpg", True, hits)], {"größe"})
+    pixels = drawn(tmp_path, [Hits("/gone/" + "way/" * 100_000 + "query.jpg", True, hits)], {"größe"})
     tile = pixels[HEADING + 4 : HEADING + SIDE - 4, GAP + 2 * (SIDE + GAP) + 4 : GAP + 3 * (SIDE + GAP) - GAP - 4]
     assert tuple(tile[-1, 0]) == (0xEC, 0xEA, 0xE5)
     assert (tile[SIDE // 2 - 10 :] < 150).any()  # the reason
