@@ -55,6 +55,7 @@ th { color: var(--quiet); font-weight: 600; }
 h3 { margin: 1.25rem 0 .5rem; font-size: 1rem; }
 h3 span { margin-left: .4rem; color: var(--quiet); font-size: .875rem; font-weight: 400; }
 .query .tiles { grid-template-columns: repeat(auto-fill, minmax(min(7rem, calc(33.3% - .5rem)), 1fr)); }
+@media (min-width: 60rem) { .query .tiles { grid-template-columns: repeat(9, minmax(0, 1fr)); } }
 .query .frame { border: 4px solid var(--grey); }
 .query .asked .frame { border-color: var(--ink); }
 .query .right .frame { border-color: #2e9e4f; }
