@@ -7,6 +7,7 @@ not a multiple of 8 the last byte is padded with zeros, which changes no Hamming
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -143,3 +144,31 @@ def asymmetric_distances(output: npt.NDArray[np.floating[Any]], codes: Codes, bi
         total += (of_byte @ weights[8 * place : 8 * place + 8])[codes[:, place] ^ asked[place]]
     total /= max(weights[:bits].mean(), np.finfo(np.float64).tiny)
     return total.round(4)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How two codes of K = `bits` bits differ.
+
+    Attributes:
+        differ: the numbers of the bits that are not the same, ascending.
+    """
+
+    bits: int
+    differ: tuple[int, ...]
+
+    @property
+    def distance(self) -> int:
+        """The Hamming distance."""
+        return len(self.differ)
+
+
+def compare_codes(codes: Codes, bits: int) -> Comparison:
+    """How the second of two packed codes, uint8 (2, ceil(bits/8)), differs from the first.
+
+    >>> compare_codes(pack([[1.0, -1.0, 1.0], [1.0, 1.0, -1.0]]), 3)
+    Comparison(bits=3, differ=(1, 2))
+    """
+    one, other = check_codes(codes, bits)
+    ones = np.unpackbits(one ^ other, count=bits, bitorder="little")
+    return Comparison(bits, tuple(np.flatnonzero(ones).tolist()))

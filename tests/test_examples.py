@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from encoders import altered
+from kernels_of_notebooks import run_notebook, shown, written
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -100,6 +102,22 @@ def test_train_and_search(tmp_path: Path) -> None:
     printed = run("train_and_search.py", "photos", "photos/red/0.png", folder=tmp_path)
     assert "certified exact" in printed
     assert printed.count("photos/") == 5
+
+
+@pytest.mark.slow
+def test_tour(tmp_path: Path, photos: Path) -> None:
+    assert run("tour.py", str(photos), folder=tmp_path) == "tour.ipynb\n"
+    tour = json.loads((tmp_path / "tour.ipynb").read_text("utf-8"))
+    fitted, index, near, within, compared, groups, good = run_notebook(tour, tmp_path)
+    assert "look at images: 12 of 12 (100 %)" in written(fitted, "stderr")
+    assert shown(fitted, "text/plain").startswith("Encoder(itq, 8 bits")
+    assert "encode: 12 of 12 (100 %)" in written(index, "stderr")
+    assert shown(index, "text/plain").endswith("12 images, 8 bits)")
+    assert shown(near, "text/html").count("<img ") == 9
+    assert "certified exact" in shown(within, "text/html")
+    assert shown(compared, "text/plain").startswith("Comparison(bits=8, differ=(")
+    assert written(groups, "stdout").endswith(" groups\n")
+    assert shown(good, "text/plain").startswith("(0.") or shown(good, "text/plain").startswith("(1.")
 
 
 def test_docstrings_of_codes() -> None:

@@ -88,6 +88,7 @@ def folder(tmp_path: Path, photos: Path, encoder: Any, monkeypatch: Any) -> Path
     for number, name in enumerate(("cat.jpg", "a.jpg", "b.jpg", "c.jpg", "photos/old.jpg", "more/1.jpg")):
         Path(name).parent.mkdir(exist_ok=True)
         Image.new("RGB", (40, 30), (40 * number, 90, 200)).save(name)
+    Path("pairs.csv").write_text("photos/cat/0.jpg,photos/lynx/0.jpg,1\nphotos/cat/0.jpg,cat.jpg,0\n")
     theirs = faiss.IndexBinaryFlat(64)
     theirs.add(np.random.default_rng(0).integers(0, 256, (9, 8), np.uint8))
     faiss.write_index_binary(theirs, "theirs.faiss")

@@ -8,8 +8,10 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hashfaiss.errors import HashfaissError
 from hashfaiss.library.progress import bar as bar  # as all that a terminal sees
 from hashfaiss.wording import counted, printable
 
@@ -43,6 +45,19 @@ def shown_path(path: str | None) -> str:
         return "(in memory)"
     here = os.getcwd().rstrip(os.sep) + os.sep
     return path[len(here) :] if path.startswith(here) else path
+
+
+def check_target(folder: Path, file: Path | None = None) -> None:
+    """Tell before the work that what it draws could not be saved."""
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise HashfaissError(f"{str(folder)!r} is no folder that can be written: draw into another")
+    if file is not None and file.is_dir():
+        raise HashfaissError(f"{str(file)!r} is a folder: give the name of a file")
+
+
+def check_plots(folder: Path) -> None:
+    """The same of a folder that is made where there is none."""
+    check_target(next(path for path in (folder, *folder.absolute().parents) if path.exists()))
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None) -> None:

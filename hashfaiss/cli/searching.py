@@ -61,7 +61,7 @@ def query(
         typer.Option("--not", help="An image to stay away from; may be repeated; implies --combine."),
     ] = None,
     model: Annotated[Path | None, typer.Option("--model", help="Refuse an index of any other model.")] = None,
-    montage: Annotated[Path | None, typer.Option("--montage", help="Also draw the hits as this PNG.")] = None,
+    montage: Annotated[Path | None, typer.Option("--montage", help="Also draw the hits as this PNG, in rows.")] = None,
     max_megapixels: MegapixelsOption = None,
     threads: ThreadsOption = None,
     as_json: JsonOption = False,
@@ -89,7 +89,7 @@ def query(
         hashfaiss query cat.jpg --label cat --label lynx --path 'holiday/*'
         find new/ -name '*.jpg' -print0 | hashfaiss query - --radius 4 --json
     """
-    from hashfaiss.cli.console import note, print_hits, shown_path
+    from hashfaiss.cli.console import check_target, note, print_hits, shown_path
     from hashfaiss.library.answering import How
     from hashfaiss.library.image_index import ImageIndex
     from hashfaiss.library.montage import MOST_ROWS, draw_montage
@@ -101,7 +101,7 @@ def query(
     if montage:
         if montage.suffix.lower() != ".png":  # under another suffix, a build would take it for a photograph
             raise ArgumentError(f"the montage {str(montage)!r} is a PNG: give it a name that ends in .png")
-        _check_target(montage.parent, montage)
+        check_target(montage.parent, montage)
     if model is None:  # to import the encoder's takes seconds, and a query may do without
         opened = ImageIndex.open(index, device=device)
     else:
@@ -132,14 +132,6 @@ def query(
         note(f"montage: {shown_path(str(draw_montage(montage, drawn, opened.store.labels())))}{more}")
     if failed:
         raise typer.Exit(1)
-
-
-def _check_target(folder: Path, file: Path | None = None) -> None:
-    """Tell before the work that what it draws could not be saved."""
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise HashfaissError(f"{str(folder)!r} is no folder that can be written: draw into another")
-    if file is not None and file.is_dir():
-        raise HashfaissError(f"{str(file)!r} is a folder: give the name of a file")
 
 
 def _paths(images: list[str]) -> Iterator[str]:
@@ -176,6 +168,9 @@ def evaluate(
     sample: Annotated[int, typer.Option(help="Own images to ask with, or read again; 0 for all.")] = 1000,
     seed: Annotated[int, typer.Option(help="Of that sample.")] = 0,
     plots: Annotated[Path | None, typer.Option("--plots", help="Folder to draw curves into.")] = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", help="Also write all of it, and the best and worst queries, as this page.")
+    ] = None,
     rerank: Annotated[
         str | None, typer.Option("--rerank", help="asymmetric: mAP when real outputs order ties, or all, too.")
     ] = None,
@@ -192,9 +187,9 @@ def evaluate(
     Labels are those the index was built with; --labels are those of the queries. Without labels, images of the index
     are read again, to tell how well codes keep the neighbours by the network's real features. Example:
 
-        hashfaiss evaluate --queries held-out/ --plots plots/
+        hashfaiss evaluate --queries held-out/ --html report.html
     """
-    from hashfaiss.cli.console import bar, note, print_json, shown_path
+    from hashfaiss.cli.console import bar, check_plots, check_target, note, print_json, shown_path
     from hashfaiss.cli.reports import print_report
     from hashfaiss.evaluation.index_report import evaluate_index
     from hashfaiss.library.image_index import ImageIndex
@@ -202,7 +197,9 @@ def evaluate(
     if norm not in ("found", "min", "all", "kept"):
         raise ArgumentError(f"norm is {norm!r}: give found, min, all or kept")
     if plots:
-        _check_target(next(path for path in (plots, *plots.absolute().parents) if path.exists()))
+        check_plots(plots)
+    if html:
+        check_target(html.parent, html)
     opened = ImageIndex.open(index, device=device)
     with bar("evaluate") as progress:
         report = evaluate_index(
@@ -223,6 +220,10 @@ def evaluate(
     print_json(report.to_dict()) if as_json else print_report(report)
     for file in report.plot(plots) if plots else []:
         note(f"plot: {shown_path(str(file))}")
+    if html:
+        from hashfaiss.evaluation.report_page import write_report
+
+        note(f"page: {shown_path(str(write_report(html, report, opened)))}")
 
 
 @app.command()
@@ -285,7 +286,7 @@ def duplicates(
         hashfaiss duplicates --html duplicates.html
         hashfaiss duplicates --keep largest --move-to duplicates/ --no-dry-run
     """
-    from hashfaiss.cli.console import bar, note, shown_path
+    from hashfaiss.cli.console import bar, check_target, note, shown_path
     from hashfaiss.library.image_index import ImageIndex
     from hashfaiss.library.near_images import Among
     from hashfaiss.library.resolving import KEEP, Dismissed
@@ -301,7 +302,7 @@ def duplicates(
     if move_to and move_to.is_file():
         raise ArgumentError(f"--move-to {str(move_to)!r} is a file: give a folder")
     if html:
-        _check_target(html.parent, html)
+        check_target(html.parent, html)
     with bar("duplicates") as progress:
         opened = ImageIndex.open(index, device=device)
         among = Among(link=link, between=between, reference=reference, rotations=rotations, unread=_unread)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hashfaiss.codes import BIT_ORDER, Codes, check_bits, code_bytes, pack_tensor
+from hashfaiss.codes import BIT_ORDER, Codes, Comparison, check_bits, code_bytes, compare_codes, pack_tensor
 from hashfaiss.encoding.devices import choose_devices
 from hashfaiss.encoding.engine import COMPILED_FROM, Graph, OpenVino, choose_engine
 from hashfaiss.encoding.engine_cache import EngineCache
@@ -31,6 +31,8 @@ from hashfaiss.networks import build_network
 from hashfaiss.networks.archives import check_tensors
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from hashfaiss.encoding.exporting import Format
     from hashfaiss.encoding.items import Images
     from hashfaiss.library.image_index import ImageIndex
@@ -332,6 +334,14 @@ class Encoder:
                 raise ImageError(item.path, reason)
             codes.append(batch.codes)
         return np.concatenate(codes)
+
+    def compare(self, one: str | os.PathLike[str] | Image, other: str | os.PathLike[str] | Image) -> Comparison:
+        """The bits in which the codes of two images differ, and how many: their Hamming distance.
+
+        Raises:
+            ImageError: one of them cannot be read.
+        """
+        return compare_codes(self.encode([one, other]), self.bits)
 
     def to_index(
         self,

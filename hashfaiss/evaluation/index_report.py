@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from itertools import chain, islice
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ import numpy.typing as npt
 from hashfaiss.codes import Codes
 from hashfaiss.errors import ArgumentError, CorruptIndexError, HashfaissError
 from hashfaiss.evaluation.agreement import Agreement, compare
+from hashfaiss.evaluation.asked import Queries, held_out, own_images
 from hashfaiss.evaluation.asymmetric import AsymmetricReport, evaluate_asymmetric
 from hashfaiss.evaluation.bucket_report import BucketReport, bucket_report
 from hashfaiss.evaluation.health import CodeHealth, code_health
@@ -63,6 +64,7 @@ class IndexReport:
         albums: the index's own images asked, and its encoder learned from no labels: theirs may be names of albums.
         unseen: retrieval by queries of classes that the encoder was trained on, and by those of others; None where
             there are none of either kind.
+        asked: the queries themselves; not in `to_dict`.
     """
 
     kind: str
@@ -78,6 +80,7 @@ class IndexReport:
     neighbours: NeighbourReport | None = None
     albums: bool = False
     unseen: UnseenReport | None = None
+    asked: Queries | None = field(default=None, repr=False)
 
     def to_dict(self) -> dict[str, Any]:
         """The report ready for JSON."""
@@ -118,16 +121,6 @@ class IndexReport:
         return drawn
 
 
-@dataclass
-class _Queries:
-    codes: Codes
-    labels: list[Labels]
-    rows: np.ndarray[Any, np.dtype[np.int64]] | None = None
-    leaks: int | None = None
-    skipped: Sequence[tuple[str, str]] = ()
-    outputs: npt.NDArray[np.float32] | None = None
-
-
 def evaluate_index(
     index: ImageIndex,
     queries: str | os.PathLike[str] | None = None,
@@ -166,9 +159,9 @@ def evaluate_index(
     rows = [row for _, row in index.store.rows()]
     image_labels = [row.labels for row in rows]
     if queries is not None:
-        asked = _held_out(index, queries, labels, {row.digest for row in rows}, rerank is not None)
+        asked = held_out(index, queries, labels, {row.digest for row in rows}, rerank is not None)
     else:
-        asked = _own_images(codes, image_labels, sample, seed)
+        asked = own_images(index, codes, rows, sample, seed)
     agreement = _agreement(index, asked.codes, codes, ids, depth, exact, progress)
     retrieval, asymmetric = _by_labels(index, asked, codes, image_labels, cutoff, norm, rerank)
     albums = retrieval is not None and queries is None and _learned_no_labels(index)
@@ -188,6 +181,7 @@ def evaluate_index(
         neighbours=neighbours,
         albums=albums,
         unseen=None if retrieval is None else _unseen(index, asked, codes, image_labels, cutoff, norm),
+        asked=asked,
     )
 
 
@@ -242,7 +236,7 @@ def _agreement(
 
 def _by_labels(
     index: ImageIndex,
-    asked: _Queries,
+    asked: Queries,
     codes: Codes,
     labels: list[Labels],
     cutoff: int | None,
@@ -265,7 +259,7 @@ def _by_labels(
 
 
 def _unseen(
-    index: ImageIndex, asked: _Queries, codes: Codes, labels: list[Labels], cutoff: int | None, norm: MeanNorm
+    index: ImageIndex, asked: Queries, codes: Codes, labels: list[Labels], cutoff: int | None, norm: MeanNorm
 ) -> UnseenReport | None:
     """Retrieval by queries of classes that were trained on and of others; None where there are none of either kind."""
     try:
@@ -345,37 +339,3 @@ def _still_there(index: ImageIndex, rows: list[Row], most: int, seed: int) -> di
     paths = ((row, index.store.full_path(rows[row])) for row in drawn)
     there = ((row, path) for row, path in paths if path is not None and os.path.isfile(path))
     return {path: row for row, path in sorted(islice(there, min(most, MOST_READ)))}
-
-
-def _own_images(codes: Codes, labels: list[Labels], sample: int, seed: int) -> _Queries:
-    chosen = np.arange(len(codes))
-    if 0 < sample < len(codes):
-        chosen = np.sort(np.random.default_rng(seed).choice(len(codes), sample, replace=False))
-    return _Queries(codes[chosen], [labels[row] for row in chosen.tolist()], chosen)
-
-
-def _held_out(
-    index: ImageIndex,
-    folder: str | os.PathLike[str],
-    labels: str | os.PathLike[str] | None,
-    indexed: set[bytes],
-    outputs: bool,
-) -> _Queries:
-    from hashfaiss.encoding.items import Item
-    from hashfaiss.encoding.pipeline import encode_stream
-    from hashfaiss.images.labels import labelled_files
-
-    unlisted: list[tuple[str, str]] = []
-    files = labelled_files(folder, labels, lambda path, reason: unlisted.append((path, reason)))
-    items = (Item(file, file_labels) for file, file_labels in files)
-    batches = list(encode_stream(index.encoder, items, outputs=outputs))
-    skipped = unlisted + [(item.path or "", reason) for batch in batches for item, reason in batch.skipped]
-    if not any(batch.items for batch in batches):
-        raise ArgumentError(f"{os.fspath(folder)!r} holds no image that can be read: give a folder of query images")
-    return _Queries(
-        np.concatenate([batch.codes for batch in batches]),
-        [item.labels for batch in batches for item in batch.items],
-        leaks=sum(digest in indexed for digest in chain.from_iterable(batch.digests for batch in batches)),
-        skipped=skipped,
-        outputs=np.concatenate([batch.outputs for batch in batches if batch.outputs is not None]) if outputs else None,
-    )

@@ -1,4 +1,4 @@
-"""Figures of retrieval reports and code health, written as PNG (or what the file name's ending says).
+"""Figures of reports, written as PNG (or what the file name's ending says).
 
 Reports come by name, so that several methods or lengths share one figure. Drawing needs no display.
 """
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from hashfaiss.evaluation.bucket_report import BucketReport
     from hashfaiss.evaluation.neighbours import NeighbourReport
+    from hashfaiss.evaluation.radii import RadiusReport
 
 Reports = Mapping[str, RetrievalReport]
 
@@ -116,6 +117,31 @@ def plot_neighbours(path: str | Path, report: NeighbourReport) -> None:
         ylim=(-0.02, 1.02),
     )
     _finish(axes)
+    _save(figure, path)
+
+
+def plot_radius(path: str | Path, report: RadiusReport) -> None:
+    """Draw precision, recall and F1 of judged pairs over the radius and, of an index, how many pairs are near."""
+    figure, (shares, *pairs) = _figure(1 if report.expected is None else 2)
+    radii = range(report.bits + 1)
+    curves: dict[str, Any] = {"precision": report.precision, "recall": report.recall, "F1": report.f1}
+    for name, values in curves.items():
+        known = [(radius, value) for radius, value in zip(radii, values, strict=True) if value is not None]
+        shares.plot(*zip(*known, strict=True), marker="o", markersize=3, label=name)
+    label = f"radius {report.best}: greatest F1, {report.f1[report.best]:.3f}"
+    shares.axvline(report.best, color="black", linewidth=0.8, linestyle="--", label=label)
+    same = f"{report.same[-1]:,} of {report.within[-1]:,} pairs are the same"
+    shares.set(title=f"What a radius finds; {same}", ylabel="share of pairs", ylim=(-0.02, 1.02))
+    for axes in pairs:
+        axes.plot(radii, report.expected or (), marker="o", markersize=3, label=f"of {report.images:,} images")
+        axes.axvline(report.best, color="black", linewidth=0.8, linestyle="--")
+        axes.set_yscale("symlog", linthresh=1)
+        axes.set_ylim(bottom=0)
+        axes.set(title="Pairs of the index within a radius", ylabel="pairs (logarithmic)")
+    for axes in (shares, *pairs):
+        axes.set(xlabel="Hamming radius")
+        axes.locator_params(axis="x", integer=True)
+        _finish(axes)
     _save(figure, path)
 
 

@@ -160,6 +160,20 @@ def read_label_file(file: str | os.PathLike[str], folder: str | os.PathLike[str]
         LabelError: missing, not text, empty, or a line that is neither format; the message names the line.
     """
     name = os.fspath(file)
+    text = read_text(name)
+    lines = text.split("\n")  # not splitlines: names may hold what Unicode calls a line separator
+    found = _read_list(name, lines) if _is_list(lines, text) else _read_csv(name, text, folder)
+    if not found:
+        raise LabelError(f"the label file {name!r} lists no images")
+    return found
+
+
+def read_text(name: str, what: str = "label file", wanted: str = "a CSV of path,label or a list file") -> str:
+    """A text file of names, in UTF-8 or UTF-16; `what` and `wanted` are for the error.
+
+    Raises:
+        LabelError: missing, or not text.
+    """
     try:
         with open(name, "rb") as opened:
             data = opened.read()
@@ -167,16 +181,12 @@ def read_label_file(file: str | os.PathLike[str], folder: str | os.PathLike[str]
         wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
         text = data.decode("utf-16") if wide else data.decode("utf-8-sig", "surrogateescape")
     except OSError as error:
-        raise LabelError(f"cannot read the label file {name!r}: {error.strerror}") from None
+        raise LabelError(f"cannot read the {what} {name!r}: {error.strerror}") from None
     except UnicodeDecodeError:
         text = "\0"
     if "\0" in text:
-        raise LabelError(f"{name!r} is not a text file: give a CSV of path,label or a list file")
-    lines = text.split("\n")  # not splitlines: names may hold what Unicode calls a line separator
-    found = _read_list(name, lines) if _is_list(lines, text) else _read_csv(name, text, folder)
-    if not found:
-        raise LabelError(f"the label file {name!r} lists no images")
-    return found
+        raise LabelError(f"{name!r} is not a text file: give {wanted}")
+    return text
 
 
 def _is_list(lines: list[str], text: str) -> bool:
@@ -231,7 +241,7 @@ def _read_list(name: str, lines: list[str]) -> dict[str, Labels]:
 
 def _read_csv(name: str, text: str, folder: str | os.PathLike[str] | None) -> dict[str, Labels]:
     rows: list[tuple[str, str]] = []
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=_delimiter(text))
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter_of(text))
     try:
         for row in reader:
             if not row or (not rows and [cell.strip().lower() for cell in row[:2]] in _HEADERS):
@@ -244,7 +254,7 @@ def _read_csv(name: str, text: str, folder: str | os.PathLike[str] | None) -> di
             rows.append((row[0], row[1]))
     except csv.Error as error:
         raise LabelError(f"line {reader.line_num} of {name!r} is not CSV: {error}") from None
-    if rows and not _is_image_of(rows[0][0], folder) and any(_is_image_of(path, folder) for path, _ in rows[1:]):
+    if rows and not is_image_of(rows[0][0], folder) and any(is_image_of(path, folder) for path, _ in rows[1:]):
         del rows[0]  # a header of other words
     found: dict[str, Labels] = {}
     for path, labels in rows:
@@ -252,16 +262,16 @@ def _read_csv(name: str, text: str, folder: str | os.PathLike[str] | None) -> di
     return found
 
 
-def _delimiter(text: str) -> str:
-    """What stands between path and labels: a comma, if the first line has one."""
+def delimiter_of(text: str, count: int = 1) -> str:
+    """What stands between columns, `count` times a line: a comma, if the first line has one."""
     first = next(filter(str.strip, text.split("\n")), "")
-    return "," if "," in first else next((mark for mark in "\t;" if first.count(mark) == 1), ",")
+    return "," if "," in first else next((mark for mark in "\t;" if first.count(mark) == count), ",")
 
 
 _HEADERS = (["path", "label"], ["path", "labels"])
 
 
-def _is_image_of(path: str, folder: str | os.PathLike[str] | None) -> bool:
+def is_image_of(path: str, folder: str | os.PathLike[str] | None) -> bool:
     if os.path.splitext(path)[1].lower() in SUFFIXES:
         return True
     return folder is not None and os.path.isfile(os.path.join(folder, path))

@@ -156,6 +156,23 @@ def hits_of_codes(hit: HitOf, codes: Codes, search: Search) -> list[Hits]:
 
 
 @native()
+def codes_of(queries: Queries, images: list[Any]) -> Codes:
+    """Codes, uint8 (n, ceil(K/8)), that images are asked with: the network's, or what is stored of the index's own.
+
+    Raises:
+        ImageError: one of them cannot be read.
+    """
+    light, codes = queries.light(), list[Codes]()
+    for stored, part in queries.parts(images):
+        for image in part:
+            code = image.code if stored else None
+            if light is not None and isinstance(image, (str, os.PathLike)):
+                code = light.code(os.path.abspath(os.fspath(image)))
+            codes.append(queries.encoder().encode([image]) if code is None else code)
+    return np.concatenate(codes)
+
+
+@native()
 def combined_hits(queries: Queries, images: list[Any], unlike: list[Any], search: Search) -> Hits:
     """Hits for all `images` together, away from `unlike`.
 

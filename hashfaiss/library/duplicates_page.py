@@ -1,70 +1,26 @@
-"""A page of near-duplicates: the groups with thumbnails, in one HTML file that needs no other and runs nothing.
-
-What is written in it comes from strangers: file names of any bytes, decoders' messages. All of it passes `_text`.
-"""
+"""A page of near-duplicates: the groups with thumbnails, in one HTML file that needs no other and runs nothing."""
 
 from __future__ import annotations
 
-import base64
-import html
-import io
 import os
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hashfaiss.errors import HashfaissError
-from hashfaiss.files import write_atomic
 from hashfaiss.library.hits import Hit
-from hashfaiss.library.thumbnails import Thumbnail, thumbnail
+from hashfaiss.library.pages import FOOT, frame, head, text_of, write_page
+from hashfaiss.library.thumbnails import Thumbnail, thumbnails
 from hashfaiss.wording import counted, printable
 
 MOST_GROUPS, MOST_IMAGES = 500, 50
-MOST_THREADS = 8  # each may hold a decoded image
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
-STYLE = """
-:root { color-scheme: light dark; --page: #f5f4f1; --card: #fff; --ink: #1d1c1a; --quiet: #63605a; --line: #dfdcd5;
-  --frame: #eceae5; --grey: #d3d1cc; --first: #1f5fbf; --on-first: #fff; }
-@media (prefers-color-scheme: dark) { :root { --page: #161618; --card: #202023; --ink: #ecebe8; --quiet: #a5a29b;
-  --line: #37373b; --frame: #2a2a2e; --grey: #46464b; --first: #8db8f5; --on-first: #10233f; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 78rem; padding: 2rem clamp(.75rem, 4vw, 2.5rem) 4rem; background: var(--page);
-  color: var(--ink); font: 1rem/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Liberation Sans", sans-serif;
-  -webkit-text-size-adjust: 100%; }
-p, h1, h2, ul, figure { margin: 0; padding: 0; }
-h1 { font-size: 1.75rem; line-height: 1.2; letter-spacing: -.01em; }
-.found { margin: .4rem 0 .75rem; font-size: 1.125rem; }
-.about { max-width: 46rem; margin-top: .35rem; color: var(--quiet); font-size: .9375rem; }
-section { margin-top: 1.75rem; padding: clamp(.75rem, 2vw, 1.25rem); background: var(--card);
-  border: 1px solid var(--line); border-radius: .75rem; content-visibility: auto; contain-intrinsic-size: auto 24rem; }
-h2 { margin-bottom: .75rem; font-size: 1.125rem; line-height: 1.3; }
-h2 span { margin-left: .4rem; color: var(--quiet); font-size: .9375rem; font-weight: 400; }
-.tiles { display: grid; gap: 1rem .75rem; list-style: none;
-  grid-template-columns: repeat(auto-fill, minmax(min(10rem, calc(50% - .375rem)), 1fr)); }
-.tiles li { min-width: 0; }
-.frame { display: grid; place-items: center; aspect-ratio: 1; overflow: hidden; background: var(--frame);
-  border-radius: .5rem; }
-.frame img { display: block; width: 100%; height: 100%; object-fit: contain; }
-.frame.missing { padding: .75rem; background: var(--grey); font-size: .875rem; text-align: center;
-  overflow-wrap: anywhere; }
-figcaption { margin-top: .4rem; font-size: .8125rem; line-height: 1.4; }
-.distance { font-weight: 600; font-variant-numeric: tabular-nums; }
-.distance span { margin-left: .25rem; padding: .05rem .45rem; border-radius: 1rem; background: var(--first);
-  color: var(--on-first); font-size: .75rem; }
-.facts, .path { color: var(--quiet); font-variant-numeric: tabular-nums; }
-.path { margin-top: .15rem; white-space: pre-wrap; overflow-wrap: anywhere; }
-.path b { display: block; color: var(--ink); font-weight: 600; }
-.more { margin-top: .9rem; color: var(--quiet); font-size: .9375rem; }
+PATHS = """
 details { margin-top: .9rem; font-size: .875rem; }
 summary { width: fit-content; padding: .15rem 0; color: var(--quiet); cursor: pointer; }
 textarea { display: block; width: 100%; margin-top: .4rem; padding: .5rem .6rem; border: 1px solid var(--line);
   border-radius: .5rem; background: var(--page); color: var(--ink); resize: vertical;
   font: .8125rem/1.5 ui-monospace, Menlo, Consolas, "Liberation Mono", monospace; }
 details p { margin-top: .4rem; color: var(--quiet); }
-:focus-visible { outline: 2px solid var(--first); outline-offset: 2px; }
-@media print { section { content-visibility: visible; } .tiles li { break-inside: avoid; } }
 """
 
 
@@ -109,46 +65,34 @@ def write_duplicates_page(
     Raises:
         HashfaissError: `path` cannot be written.
     """
-    target = Path(path)
     found = _Found.of(groups)
-    page = io.BytesIO()
-    for part in _parts(found, radius, progress):
-        page.write(part.encode())
-    try:
-        write_atomic(target, page.getbuffer())
-    except OSError as error:
-        raise HashfaissError(f"cannot write the page {str(target)!r}: {error.strerror}") from None
-    return target
+    return write_page(path, _parts(found, radius, progress))
 
 
 def _parts(found: _Found, radius: int, progress: Callable[[int, int], None] | None) -> Iterator[str]:
     yield _head(found, radius)
     shown = [hit for hits, _ in found.drawn for hit in hits]
-    pool = ThreadPoolExecutor(min(MOST_THREADS, os.cpu_count() or 1))
-    try:
-        pictures = pool.map(thumbnail, [hit.path for hit in shown])
-        done = 0
-        for number, (hits, images) in enumerate(found.drawn, start=1):
-            title = f"Group {number:,} <span>{counted(images, 'image')}</span>"
-            yield f'<section aria-labelledby="group-{number}">\n<h2 id="group-{number}">{title}</h2>\n'
-            yield '<ul class="tiles" role="list">\n'
-            for place, hit in enumerate(hits):
-                yield _tile(hit, next(pictures), place == 0)
-                done += 1
-                if progress:
-                    progress(done, len(shown))
-            yield "</ul>\n"
-            if images > len(hits):
-                yield f'<p class="more">and {counted(images - len(hits), "more image")}</p>\n'
-            yield _paths(number, hits, images)
-            yield "</section>\n"
-    finally:
-        pool.shutdown(cancel_futures=True)
+    pictures = thumbnails([hit.path for hit in shown])
+    done = 0
+    for number, (hits, images) in enumerate(found.drawn, start=1):
+        title = f"Group {number:,} <span>{counted(images, 'image')}</span>"
+        yield f'<section aria-labelledby="group-{number}">\n<h2 id="group-{number}">{title}</h2>\n'
+        yield '<ul class="tiles" role="list">\n'
+        for place, hit in enumerate(hits):
+            yield _tile(hit, next(pictures), place == 0)
+            done += 1
+            if progress:
+                progress(done, len(shown))
+        yield "</ul>\n"
+        if images > len(hits):
+            yield f'<p class="more">and {counted(images - len(hits), "more image")}</p>\n'
+        yield _paths(number, hits, images)
+        yield "</section>\n"
     if found.groups > len(found.drawn):
         images = found.images - sum(images for _, images in found.drawn)
         more = counted(found.groups - len(found.drawn), "more group")
         yield f'<p class="more">and {more} of {counted(images, "image")}</p>\n'
-    yield "</main>\n</body>\n</html>\n"
+    yield FOOT
 
 
 def _head(found: _Found, radius: int) -> str:
@@ -168,18 +112,8 @@ def _head(found: _Found, radius: int) -> str:
     yours = ": this page shows what was found, and which images stay is yours to decide" if found.groups else ""
     about.append(f"Nothing has been deleted{yours}.")
     lines = "\n".join(f'<p class="about">{line}</p>' for line in about)
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{POLICY}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>Near-duplicate images: {counted(found.groups, "group")}</title>
-<style>{STYLE}</style>
-</head>
-<body>
-<header>
+    top = head(f"Near-duplicate images: {counted(found.groups, 'group')}", PATHS)
+    return f"""{top}<header>
 <h1>Near-duplicate images</h1>
 <p class="found">{count}</p>
 {lines}
@@ -192,22 +126,13 @@ def _tile(hit: Hit, picture: Thumbnail, first: bool) -> str:
     folder, name = os.path.split(hit.path or "")
     if hit.path is None:
         name = f"image {hit.id}"
-    if picture.trouble:
-        frame = f'<div class="frame missing">{_text(picture.trouble)}</div>'
-    else:
-        data = base64.b64encode(picture.jpeg).decode()
-        width, height = picture.size
-        frame = (
-            f'<div class="frame"><img src="data:image/jpeg;base64,{data}" width="{width}" height="{height}" '
-            f'alt="Thumbnail of {_text(name)}" decoding="async"></div>'
-        )
     mark = " <span>first</span>" if first else ""
     known = " · ".join(fact.replace(" ", "&nbsp;") for fact in _facts(picture))
     facts = f'<p class="facts">{known}</p>' if known else ""
-    way = _text(os.path.join(folder, "")).replace(os.sep, f"{os.sep}<wbr>")  # long ones break where folders do
+    way = text_of(os.path.join(folder, "")).replace(os.sep, f"{os.sep}<wbr>")  # long ones break where folders do
     return (
-        f'<li><figure>{frame}<figcaption><p class="distance">distance {hit.distance:,}{mark}</p>{facts}'
-        f'<p class="path">{way}<b>{_text(name)}</b></p></figcaption></figure></li>\n'
+        f'<li><figure>{frame(picture, name)}<figcaption><p class="distance">distance {hit.distance:,}{mark}</p>{facts}'
+        f'<p class="path">{way}<b>{text_of(name)}</b></p></figcaption></figure></li>\n'
     )
 
 
@@ -223,7 +148,7 @@ def _paths(number: int, hits: tuple[Hit, ...], images: int) -> str:
             "<code>hashfaiss duplicates --json</code> has the names as they are.</p>"
         )
     part = f" (the first {len(hits):,})" if images > len(hits) else ""
-    lines, rows = "\n".join(map(_text, paths)), min(len(paths), 10)
+    lines, rows = "\n".join(map(text_of, paths)), min(len(paths), 10)
     return (
         f"<details><summary>Paths of group {number:,} as text{part}</summary>"
         f'<textarea readonly rows="{rows}" wrap="off" spellcheck="false" '
@@ -242,8 +167,3 @@ def _bytes(size: int) -> str:
         return counted(size, "byte")
     value, unit = (size / 1000, "kB") if size < 999_500 else (size / 1_000_000, "MB")
     return f"{value:.{2 if value < 9.995 else 1 if value < 99.95 else 0}f} {unit}"
-
-
-def _text(text: str) -> str:
-    """`text` as it may stand in HTML and in UTF-8, in an attribute too."""
-    return html.escape(printable(text))

@@ -67,3 +67,9 @@ class Hits(Sequence[Hit]):
 
     def __len__(self) -> int:
         return len(self.found)
+
+    def _repr_html_(self) -> str:
+        """How a notebook shows them: the query and the hits with their distances, as thumbnails."""
+        from hashfaiss.library.notebook import Tile, hits_html
+
+        return hits_html(self.query, self.exact, [Tile(hit.path, hit.id, hit.distance, hit.labels) for hit in self])

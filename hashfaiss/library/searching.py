@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
+from hashfaiss.codes import Comparison, compare_codes
 from hashfaiss.errors import ArgumentError, ImageError
 from hashfaiss.indexes import CodeIndex
 from hashfaiss.library.answering import (
@@ -16,6 +17,7 @@ from hashfaiss.library.answering import (
     Wanted,
     as_list,
     check_how,
+    codes_of,
     combined_hits,
     hits_of_codes,
     searcher,
@@ -182,6 +184,17 @@ class Searching:
         if search.outputs:
             raise ArgumentError("rerank needs the network's outputs, and codes have none: leave it out")
         return hits_of_codes(self.hit, codes, search)
+
+    def compare(self, one: One, other: One) -> Comparison:
+        """The bits in which the codes of two images differ, and how many: their Hamming distance.
+
+        Each may be what a query may be: an image of the index, by id, or one whose file is gone has its stored code.
+
+        Raises:
+            ImageError: one of them cannot be read.
+            ArgumentError: no image of the index has the id.
+        """
+        return compare_codes(codes_of(self._queries(), [one, other]), self.bits)
 
     def find(self, path: str) -> int | None:
         """The id of the image at this path, as it was when it was indexed; None if there is none. Looks at no file."""

@@ -3,73 +3,25 @@
 from __future__ import annotations
 
 import base64
-import io
 import os
 import tracemalloc
 from collections.abc import Iterator
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
+from pages import Page, thumbnail
 from pictures import NOISE, encoded, posix
 from PIL import Image
 
 from hashfaiss.encoding.encoder import Encoder
 from hashfaiss.errors import HashfaissError
-from hashfaiss.library import duplicates_page
+from hashfaiss.library import duplicates_page, thumbnails
 from hashfaiss.library.duplicates_page import write_duplicates_page
 from hashfaiss.library.hits import Hit
 
 RED, BLUE = (210, 40, 40), (30, 60, 200)
 TIMES = "\N{MULTIPLICATION SIGN}"
-VOID = {"meta", "img", "wbr"}
-
-
-class Page(HTMLParser):
-    """Elements by name with attributes and text, and that each is closed where it should be."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str], list[str]]] = []
-        self.open: list[tuple[str, dict[str, str], list[str]]] = []
-        self.source = path.read_text("utf-8")
-        self.feed(self.source)
-        self.close()
-        assert not self.open
-        ids = [about["id"] for _, about, _ in self.elements if "id" in about]
-        assert len(ids) == len(set(ids))
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        element = (tag, {name: value or "" for name, value in attrs}, [])
-        self.elements.append(element)
-        if tag not in VOID:
-            self.open.append(element)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop()[0] == tag
-
-    def handle_data(self, data: str) -> None:
-        for _, _, text in self.open:
-            text.append(data.replace("\xa0", " "))  # of names, these are escaped
-
-    def of(self, tag: str, kind: str = "") -> list[dict[str, str]]:
-        return [about for name, about, _ in self.elements if name == tag and about.get("class", "") == kind]
-
-    def texts(self, tag: str, kind: str = "") -> list[str]:
-        return ["".join(text) for name, about, text in self.elements if name == tag and about.get("class", "") == kind]
-
-    def paths(self) -> list[list[str]]:
-        """Of each group's text."""
-        return [text.split("\n") for text in self.texts("textarea")]
-
-
-def thumbnail(image: dict[str, str]) -> Image.Image:
-    kind, data = image["src"].split(",")
-    assert kind == "data:image/jpeg;base64"
-    made = Image.open(io.BytesIO(base64.b64decode(data, validate=True)))
-    assert (made.format, made.size) == ("JPEG", (int(image["width"]), int(image["height"])))
-    return made.convert("RGB")
 
 
 def near(pixel: object, colour: tuple[int, int, int]) -> bool:
@@ -86,7 +38,7 @@ def group(*paths: str | None) -> tuple[Hit, ...]:
 
 
 def written(folder: Path, *groups: tuple[Hit, ...], radius: int = 2) -> Page:
-    return Page(write_duplicates_page(folder / "page.html", groups, radius))
+    return Page.read(write_duplicates_page(folder / "page.html", groups, radius))
 
 
 def test_groups_are_drawn_in_their_order(tmp_path: Path) -> None:
@@ -253,7 +205,7 @@ def test_same_page_whatever_the_threads(tmp_path: Path, monkeypatch: pytest.Monk
     told: list[tuple[int, int]] = []
     one = write_duplicates_page(tmp_path / "one.html", groups, 1, lambda *at: told.append(at))
     assert told == [(done, 20) for done in range(1, 21)]
-    monkeypatch.setattr(duplicates_page, "MOST_THREADS", 1)
+    monkeypatch.setattr(thumbnails, "MOST_THREADS", 1)
     other = write_duplicates_page(tmp_path / "other.html", iter(groups), 1)
     assert one.read_bytes() == other.read_bytes()
 
@@ -304,7 +256,7 @@ def test_groups_of_an_index(encoder: Encoder, photos: Path, tmp_path: Path) -> N
     (photos / "dog/copy.jpg").write_bytes((photos / "cat/2.jpg").read_bytes())
     index = encoder.to_index(photos)
     groups = list(index.duplicates(1))
-    page = Page(write_duplicates_page(tmp_path / "page.html", index.duplicates(1), 1))
+    page = Page.read(write_duplicates_page(tmp_path / "page.html", index.duplicates(1), 1))
     assert page.paths() == [[hit.path for hit in group] for group in groups]
     assert len(page.of("img")) == sum(map(len, groups))
     assert any(str(photos / "dog/copy.jpg") in paths for paths in page.paths())
