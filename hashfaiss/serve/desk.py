@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import threading
+import time
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +28,8 @@ from hashfaiss.library.thumbnails import Thumbnail, thumbnail
 
 if TYPE_CHECKING:
     from hashfaiss.encoding.encoder import Encoder
+
+AGAIN = 30.0  # seconds until a generation that cannot be opened is tried again: its files may come after its manifest
 
 log = logging.getLogger("hashfaiss.serve")
 
@@ -50,7 +54,7 @@ class Desk:
 
     def __init__(self, folder: Path, device: str, thumbnail_bytes: int) -> None:
         self.folder, self._device = folder, device
-        self._seen = self._manifest()
+        self._seen, self._again = self._manifest(), math.inf
         self.index = self._open(None)
         self._pictures = _Pictures(thumbnail_bytes)
 
@@ -76,10 +80,11 @@ class Desk:
             HashfaissError: it cannot be opened; the generation before goes on answering.
         """
         found = self._manifest()
-        if found == self._seen or found is None:
+        if found is None or (found == self._seen and time.monotonic() < self._again):
             return False
-        self._seen = found
+        self._seen, self._again = found, time.monotonic() + AGAIN
         self.index = self._open(self.index.encoder)
+        self._again = math.inf
         log.info("generation %d: %s images", self.generation, f"{len(self.index):,}")
         return True
 
