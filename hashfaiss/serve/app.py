@@ -74,12 +74,15 @@ class Service:
         self.desk, self.limits, self.gate, self.secured = desk, limits, gate, secured
         self.measured = Measured()
         together = TOGETHER.get(desk.index.encoder.device.type, 8)
+        workers = os.cpu_count() or 1
+        networks = workers if desk.index.encoder.device.type == "cpu" else 1
         self.batcher: Batcher[Prepared, Codes] = Batcher(
-            desk.encode, together, limits.waiting, self.measured.batches.observe
+            desk.encode, together, limits.waiting, self.measured.batches.observe, networks
         )
+        if networks > 1:
+            one_thread_each(self.batcher.pool, networks)
         self.duplicates = Duplicates(MOST_GROUPS, MOST_OF_GROUP)
         self._threads = ThreadPoolExecutor(MOST_THREADS, thread_name_prefix="answer")
-        workers = os.cpu_count() or 1
         self._decoders = ThreadPoolExecutor(workers, thread_name_prefix="decode")
         one_thread_each(self._decoders, workers)
 

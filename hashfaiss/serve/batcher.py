@@ -6,7 +6,6 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from typing import Generic, TypeVar
 
 from hashfaiss.serve.refusals import Refused
@@ -16,9 +15,9 @@ Made = TypeVar("Made")
 
 
 class Batcher(Generic[Given, Made]):
-    """Does work for many at once, in one thread.
+    """Does work for many at once, in a few threads.
 
-    Items that wait when the thread is free are taken together. An item whose asker has gone is passed over. Where work
+    Items that wait when a thread is free are taken together. An item whose asker has gone is passed over. Where work
     on several fails, each is tried alone, so that one that cannot be done spoils no other.
 
     Args:
@@ -26,6 +25,7 @@ class Batcher(Generic[Given, Made]):
         most: items taken together.
         waiting: items that may wait; those beyond are refused.
         tell: called with the number of items of each batch.
+        threads: that work, each on a batch of its own.
     """
 
     def __init__(
@@ -34,11 +34,12 @@ class Batcher(Generic[Given, Made]):
         most: int,
         waiting: int,
         tell: Callable[[int], object] = lambda _: None,
+        threads: int = 1,
     ) -> None:
-        self._work, self._most, self._room, self._tell = work, most, waiting, tell
+        self._work, self._most, self._room, self._tell, self._threads = work, most, waiting, tell, threads
         self._queue: deque[tuple[Given, asyncio.Future[Made]]] = deque()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="network")
-        self._running: asyncio.Task[None] | None = None
+        self.pool = ThreadPoolExecutor(threads, thread_name_prefix="network")
+        self._running = set[asyncio.Task[None]]()
 
     @property
     def waiting(self) -> int:
@@ -55,18 +56,17 @@ class Batcher(Generic[Given, Made]):
             raise Refused.busy(f"{self._room} images wait to be encoded, as many as may")
         asked: asyncio.Future[Made] = asyncio.get_running_loop().create_future()
         self._queue.append((item, asked))
-        if self._running is None:
-            self._running = asyncio.create_task(self._run())
+        if len(self._running) < self._threads:
+            running = asyncio.create_task(self._run())
+            self._running.add(running)
         return await asked
 
     async def close(self) -> None:
-        """End the thread, after what it is at. Those that wait are cancelled."""
+        """End the threads, after what they are at. Those that wait are cancelled."""
         for _, asked in self._queue:
             asked.cancel()
-        if self._running is not None:
-            with suppress(asyncio.CancelledError):
-                await self._running
-        self._thread.shutdown(wait=True, cancel_futures=True)
+        await asyncio.gather(*self._running, return_exceptions=True)
+        self.pool.shutdown(wait=True, cancel_futures=True)
 
     async def _run(self) -> None:
         try:
@@ -80,11 +80,12 @@ class Batcher(Generic[Given, Made]):
                     else:
                         asked.set_result(made)
         finally:
-            self._running = None
+            self._running.remove(asyncio.current_task())  # type: ignore[arg-type]
 
     def _next(self) -> list[tuple[Given, asyncio.Future[Made]]]:
         batch: list[tuple[Given, asyncio.Future[Made]]] = []
-        while self._queue and len(batch) < self._most:
+        share = min(self._most, -(-len(self._queue) // self._threads))
+        while self._queue and len(batch) < share:
             item, asked = self._queue.popleft()
             if not asked.done():
                 batch.append((item, asked))
@@ -93,7 +94,7 @@ class Batcher(Generic[Given, Made]):
     async def _made(self, items: list[Given]) -> Sequence[Made | Exception]:
         loop = asyncio.get_running_loop()
         try:
-            return await loop.run_in_executor(self._thread, self._work, items)
+            return await loop.run_in_executor(self.pool, self._work, items)
         except Exception as error:
             if len(items) == 1:
                 return [error]

@@ -114,3 +114,21 @@ def test_closing_ends_what_waits() -> None:
         assert work.given == [[1]]
 
     asyncio.run(main())
+
+
+def test_several_threads_share_what_waits() -> None:
+    async def main() -> None:
+        work = Slow()
+        batcher = Batcher(work, most=8, waiting=20, threads=2)
+        tasks = await begun(batcher, *range(3))
+        tasks += await begun(batcher, *range(3, 9))
+        work.go.release(20)
+        assert await asyncio.gather(*tasks) == [item * item for item in range(9)]
+        assert sorted(item for batch in work.given for item in batch) == list(range(9))
+        assert all(len(batch) <= 5 for batch in work.given)
+        assert len(work.given) > 2
+        again = await begun(batcher, 9)
+        assert await again[0] == 81
+        await batcher.close()
+
+    asyncio.run(main())
