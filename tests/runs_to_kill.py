@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from hashfaiss.encoding.encoder import Encoder
+from hashfaiss.library.gathering import gather
 from hashfaiss.library.image_index import ImageIndex
+from hashfaiss.library.shards import Shard, build_shard
 
 
 def build_first(folder: str, photos: str) -> None:
@@ -25,3 +27,13 @@ def tune_it(folder: str, photos: str) -> None:
 
 def remove_some(folder: str, photos: str) -> None:
     ImageIndex.open(folder).remove([f"{photos}/cat", f"{photos}/dog/0.jpg"])
+
+
+def gather_it(folder: str, photos: str) -> None:
+    if Path(folder, "shards").exists():  # else all is done
+        gather(folder)
+
+
+def shard_it(folder: str, photos: str) -> None:
+    build_shard(Path(folder), Shard(1, 1), Encoder.load(Path(folder).with_name("model.pt"), "cpu"), photos)
+    gather_it(folder, photos)

@@ -4,7 +4,17 @@ Results go to stdout, notes and progress to stderr. Nothing that is slow to impo
 it, so that help and completion answer at once.
 """
 
-from hashfaiss.cli import demonstration, training, indexing, searching, comparing, serving, exporting, benchmarks  # noqa: I001 - help's order
+from hashfaiss.cli import (
+    benchmarks,
+    comparing,
+    demonstration,
+    exporting,
+    indexing,
+    searching,
+    serving,
+    sharding,
+    training,
+)
 from hashfaiss.cli.app import app
 
 __all__ = [
@@ -16,5 +26,6 @@ __all__ = [
     "indexing",
     "searching",
     "serving",
+    "sharding",
     "training",
 ]

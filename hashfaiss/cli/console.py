@@ -16,8 +16,8 @@ from hashfaiss.library.progress import bar as bar  # as all that a terminal sees
 from hashfaiss.wording import counted, printable
 
 if TYPE_CHECKING:
+    from hashfaiss.library.build_report import BuildReport
     from hashfaiss.library.hits import Hit, Hits
-    from hashfaiss.library.sync import BuildReport
     from hashfaiss.train.progress import Progress as TrainingProgress
 
 MOST_SHOWN = 20  # images of a group

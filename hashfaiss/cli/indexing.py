@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,12 +21,13 @@ from hashfaiss.cli.app import (
     ThreadsOption,
     app,
 )
+from hashfaiss.cli.sharding import shard_of
 from hashfaiss.errors import ArgumentError
 
 if TYPE_CHECKING:
     from hashfaiss.encoding.encoder import Encoder
+    from hashfaiss.library.build_report import BuildReport
     from hashfaiss.library.image_index import ImageIndex
-    from hashfaiss.library.sync import BuildReport
 
 
 @app.command()
@@ -64,6 +65,10 @@ def build(
     ] = False,
     max_megapixels: MegapixelsOption = None,
     threads: ThreadsOption = None,
+    shard: Annotated[
+        str | None,
+        typer.Option("--shard", help="Encode only this part of the images, such as 2/4, for `hashfaiss gather`."),
+    ] = None,
     device: DevicesOption = "auto",
     precision: Annotated[
         str, typer.Option("--precision", help="auto, float32, bfloat16 or float16: how fast, not which codes.")
@@ -83,11 +88,15 @@ def build(
     features of EfficientNet-Lite0), which takes no labels and no download.
 
     Only what lies below the folder is forgotten; with --labels, only images the file lists are kept. Cut off at any
-    point, the index stays as it was last committed, and the same command carries on. Examples:
+    point, the index stays as it was last committed, and the same command carries on.
 
+    With --shard 2/4, on as many machines or jobs as you have, each encodes its part of one folder that all see and
+    commits nothing; `hashfaiss gather` commits all parts. Examples:
+
+    \b
         hashfaiss build --images photos/
-
         hashfaiss build --model dhida.pt --images photos/
+        hashfaiss build --model dhida.pt --images photos/ --shard 2/4
     """
     from hashfaiss.cli.console import note, print_build, say
     from hashfaiss.encoding.encoder import Encoder
@@ -111,6 +120,12 @@ def build(
     if bits is not None and (there or model is not None):
         raise ArgumentError(f"--bits {bits} is of a model that is fitted to the images, and there is one: leave it out")
     parse_kind(kind or "auto", bits or 64, 0)  # before the work
+    if shard is not None:
+        for name, value in (("--kind", kind), ("--bits", bits), ("--check-content", check_content)):
+            if value:
+                raise ArgumentError(f"{name} and --shard were given: a shard takes none, leave it out")
+        shard_of(images, labels, left_out, index, shard, model, strict, reduced_decoding, (device, precision, engine))
+        return
     encoder = Encoder.load(model, device, precision, engine) if model is not None else None
     if not there or len(images) > 1:
         for folder in images:
@@ -166,7 +181,7 @@ def _build_all(
     labels: Path | None,
     kind: str | None,
     strict: bool,
-    **how: bool,
+    **how: Any,
 ) -> Iterator[tuple[Path, BuildReport]]:
     """Of several folders, each takes up what came before any forgets what went: a file may go from one to another."""
     from hashfaiss.cli.console import bar

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeGuard
+from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,8 @@ from hashfaiss.images.labels import Labels
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from hashfaiss.images.large import Notes
 
     Images = str | os.PathLike[str] | Image | Tensor | Sequence[str | os.PathLike[str] | Image]
 
@@ -58,6 +60,7 @@ class Batch:
         skipped: items that cannot be read, with the reason.
         outputs: the network's, float32 (len(items), K), where they were asked for.
         features: those it hashes, float32 (len(items), dim), where they were asked for; then there are no codes.
+        left: items of which nothing is known now, with the reason: what an index has of them stays.
     """
 
     items: list[Item]
@@ -66,6 +69,17 @@ class Batch:
     skipped: list[tuple[Item, str]] = field(default_factory=list)
     outputs: npt.NDArray[np.float32] | None = None
     features: npt.NDArray[np.float32] | None = None
+    left: list[tuple[Item, str]] = field(default_factory=list)
+
+
+class EncodeStream(Protocol):
+    """What encodes items: on this machine, on many, or with codes that were made before.
+
+    Batches come in the order of the items, each of which is in one of them. An item whose code is known comes through
+    with it. `notes` are of large images, see `hashfaiss.images.large`.
+    """
+
+    def __call__(self, encoder: Any, items: Iterable[Item], notes: Notes | None) -> Iterator[Batch]: ...
 
 
 def as_items(images: Images) -> Iterator[Item]:

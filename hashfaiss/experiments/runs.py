@@ -32,8 +32,8 @@ from hashfaiss.evaluation.index_report import IndexReport, evaluate_index
 from hashfaiss.experiments.plans import RESULT, Data, Plan
 from hashfaiss.files import write_atomic
 from hashfaiss.images.decoding import decode_image, read_bytes
+from hashfaiss.library.build_report import BuildReport
 from hashfaiss.library.image_index import ImageIndex
-from hashfaiss.library.sync import BuildReport
 from hashfaiss.train.feature_store import FeatureStore
 from hashfaiss.train.methods import Shallow, method_class
 from hashfaiss.train.progress import Progress

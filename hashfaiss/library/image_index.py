@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any, Unpack
 from hashfaiss.errors import ArgumentError, CorruptIndexError
 from hashfaiss.indexes import Tuning, parse_kind
 from hashfaiss.indexes.tuning import RECALL, Notice
+from hashfaiss.library.build_report import BuildReport
 from hashfaiss.library.compacting import compact
 from hashfaiss.library.facts import describe
 from hashfaiss.library.faiss_file import check_manifest, tune_faiss
 from hashfaiss.library.progress import shown
+from hashfaiss.library.removing import remove
 from hashfaiss.library.searching import Searching
 from hashfaiss.library.stored_encoder import ENCODER, ENGINE, stored_encoder
-from hashfaiss.library.sync import BuildReport, Looking, build, check_encoder, check_images, remove
+from hashfaiss.library.sync import HERE, CodesFrom, Looking, build, check_encoder, check_images
 from hashfaiss.library.verifying import verify_folder, verify_store
 from hashfaiss.storage.manifest import index_at
 from hashfaiss.storage.store import CodeStore
@@ -128,6 +130,7 @@ class ImageIndex(Searching):
         kind: str | None = None,
         strict: bool = False,
         progress: Progress | bool | None = None,
+        codes_from: CodesFrom = HERE,
         **how: Unpack[Looking],
     ) -> BuildReport:
         """Bring the index into step with `images`.
@@ -144,6 +147,7 @@ class ImageIndex(Searching):
             kind: of the FAISS index, such as "flat" or "hash:b=16,flips=2"; None keeps what the index has.
             strict: raise ImageError for the first image that cannot be read, instead of reporting it.
             progress: True shows how far it is on stderr; or called with (images done, images to do).
+            codes_from: what encodes, if not this machine.
             how: see `hashfaiss.library.sync.Looking`.
 
         Raises:
@@ -152,7 +156,7 @@ class ImageIndex(Searching):
         """
         try:
             with shown(progress, "encode") as call:
-                return build(self.store, self.encoder, images, labels, True, kind, strict, call, **how)
+                return build(self.store, self.encoder, images, labels, True, kind, strict, call, codes_from, **how)
         finally:
             self._forget()
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 from hashfaiss.storage.store import CodeStore
 
@@ -26,24 +28,34 @@ def versions() -> dict[str, str]:
     return found
 
 
-def note_makers(store: CodeStore) -> str | None:
-    """Put into the manifest what makes the codes to be committed next; say what decodes otherwise than it did."""
+def note_makers(store: CodeStore, makers: Sequence[dict[str, Any]] | None = None) -> str | None:
+    """Put into the manifest what makes the codes to be committed next; say what decodes otherwise than it did.
+
+    Args:
+        makers: manifests of the stores that the codes were put into first, which say it; None: they are made here.
+    """
     from hashfaiss.images.probes import decoders
 
-    trouble = decoders_trouble(store)
-    before: list[dict[str, str]] = store.manifest.get("made_with") or []
-    here = versions()
-    store.manifest["made_with"] = before if here in before else [*before, here]
-    store.manifest["decoders"] = store.manifest.get("decoders") or decoders()
-    return trouble
+    troubles = []
+    here: dict[str, Any] = {"made_with": [versions()], "decoders": decoders()}
+    for maker in [here] if makers is None else makers:
+        before: list[dict[str, str]] = store.manifest.get("made_with") or []
+        new = [each for each in maker.get("made_with") or [] if each not in before]
+        store.manifest["made_with"] = before + new
+        troubles.append(_trouble(store.manifest.get("decoders") or {}, maker.get("decoders") or {}))
+        store.manifest["decoders"] = store.manifest.get("decoders") or maker.get("decoders")
+    return next(filter(None, troubles), None)
 
 
 def decoders_trouble(store: CodeStore) -> str | None:
     """Which kinds of files are decoded here to other pixels than when the first codes were made; None for none."""
     from hashfaiss.images.probes import decoders
 
-    before: dict[str, str] = store.manifest.get("decoders") or {}
-    here = decoders() if before else {}
+    before = store.manifest.get("decoders") or {}
+    return _trouble(before, decoders() if before else {})
+
+
+def _trouble(before: dict[str, str], here: dict[str, str]) -> str | None:
     other = [name for name, digest in before.items() if here.get(name, digest) != digest]
     if not other:
         return None

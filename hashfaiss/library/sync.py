@@ -2,42 +2,34 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 import time
-import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import chain, islice
-from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, Unpack
 
-import numpy as np
-
-from hashfaiss.errors import ArgumentError, EncoderMismatchError, HashfaissError, ImageError, IndexFolderError
-from hashfaiss.files import content_digest, write_atomic
-from hashfaiss.images.finding import PassedOver
+from hashfaiss.errors import ArgumentError, EncoderMismatchError, HashfaissError, ImageError
+from hashfaiss.files import content_digest
 from hashfaiss.indexes import parse_kind
+from hashfaiss.library.build_report import BuildReport, report_skipped
 from hashfaiss.library.faiss_file import commit_faiss
 from hashfaiss.library.known import Known, KnownFiles
 from hashfaiss.library.made_with import note_makers
 from hashfaiss.library.undecodable import take_notes
-from hashfaiss.storage.damage import Damaged
-from hashfaiss.storage.paths import Int64
 from hashfaiss.storage.segments import Row
 from hashfaiss.storage.store import CodeStore, StoreWriter
 
 if TYPE_CHECKING:
     from hashfaiss.encoding.encoder import Encoder
-    from hashfaiss.encoding.items import Images, Item
+    from hashfaiss.encoding.items import Batch, EncodeStream, Images, Item
     from hashfaiss.images.finding import ImageFile
     from hashfaiss.images.labels import Labels
+    from hashfaiss.images.large import Notes
 
     LabelsOf = str | os.PathLike[str] | Sequence[Sequence[str]] | None
     Progress = Callable[[int, int], None]
 
-SKIPPED = "skipped.jsonl"
 COMMIT_ROWS = 65536
 COMMIT_SECONDS = 30.0
 LIGHT_FROM = 64  # images of an index whose encoder is compiled for queries, which takes seconds,
@@ -60,54 +52,28 @@ class Looking(TypedDict, total=False):
     exclude: Sequence[str]
 
 
-@dataclass
-class BuildReport:
-    """What a build did.
+def here(encoder: Encoder, items: Iterable[Item], notes: Notes | None) -> Iterator[Batch]:
+    """Codes from this machine, on all devices of the encoder: an `EncodeStream`."""
+    from hashfaiss.encoding.pipeline import encode_stream
+
+    return encode_stream(encoder, items, learned=True, notes=notes)
+
+
+class CodesFrom(NamedTuple):
+    """How a build comes to codes.
 
     Attributes:
-        encoded: images that are new, by their contents.
-        unchanged: files that are as they were.
-        recognised: files whose contents the index had, which took their code over: moved, renamed, copied, touched or
-            labelled otherwise.
-        removed: images that left the index.
-        skipped: files that cannot be read, with the reason.
-        skipped_report: the file that names each of them.
-        kept: files and folders that could not be looked at, with the reason: images there stay in the index.
-        passed_over: files that are no images, by suffix.
-        damaged: segments that were set aside: images they held are encoded anew where they were given, and are else
-            not in the index.
-        decoders: which kinds of files give other pixels here than where the codes were made; None for none.
+        stream: what encodes.
+        at_once: all is committed in one generation, however long it takes.
+        makers: manifests of the stores that the codes come from; None where they are made on this machine.
     """
 
-    encoded: int = 0
-    unchanged: int = 0
-    recognised: int = 0
-    removed: int = 0
-    skipped: list[tuple[str, str]] = field(default_factory=list)
-    skipped_report: Path | None = None
-    kept: list[tuple[str, str]] = field(default_factory=list)
-    passed_over: PassedOver = field(default_factory=PassedOver)
-    damaged: list[Damaged] = field(default_factory=list)
-    decoders: str | None = None
-    seconds: float = 0.0
+    stream: EncodeStream = here
+    at_once: bool = False
+    makers: Sequence[dict[str, Any]] | None = None
 
-    def after(self, first: BuildReport) -> BuildReport:
-        """What this build and one of the same folder before it did together."""
-        return replace(
-            self,
-            encoded=self.encoded + first.encoded,
-            unchanged=self.unchanged - first.encoded - first.recognised,
-            recognised=self.recognised + first.recognised,
-            removed=self.removed + first.removed,
-            damaged=first.damaged + self.damaged,
-            decoders=first.decoders or self.decoders,
-            seconds=self.seconds + first.seconds,
-        )
 
-    @property
-    def images_per_second(self) -> float:
-        """Encoded images a second, listing and indexing included."""
-        return self.encoded / self.seconds if self.seconds else 0.0
+HERE = CodesFrom()
 
 
 def build(
@@ -119,6 +85,7 @@ def build(
     kind: str | None = None,
     strict: bool = False,
     progress: Progress | None = None,
+    codes_from: CodesFrom = HERE,
     **how: Unpack[Looking],
 ) -> BuildReport:
     """See `ImageIndex.build` (`forget`: images gone from the folder leave the index) and `ImageIndex.add`."""
@@ -126,22 +93,19 @@ def build(
         raise ArgumentError(f"{min(unknown)!r} is nothing a build takes: give {', '.join(Looking.__annotations__)}")
     started = time.monotonic()
     report = BuildReport()
-    folder = _folder(images)
+    folder = folder_of(images)
     with store.writing(heal=True) as writer:
         report.damaged = writer.healed
         check_encoder(store, encoder)  # the folder may have been replaced since it was opened
         if kind is not None:
             parse_kind(kind, store.bits, 0)
-        run = _Run(writer, report, folder, images, labels, forget, how)
+        run = Run(writer, report, images, labels, forget, how)
         if folder is not None and run.count == 0 and report.unchanged == 0:
-            raise _no_images(folder)
+            raise no_images(folder)
         if run.count:
-            report.decoders = note_makers(store)
-        try:
-            run.encode(encoder, strict, progress)
-        finally:
-            if writer.pending:
-                writer.commit()
+            report.decoders = note_makers(store, codes_from.makers)
+        writer.holding = codes_from.at_once
+        run.encode(encoder, strict, progress, codes_from.stream)
         if run.first and store.path is not None and len(store) >= LIGHT_FROM:
             encoder.keep_compiled(run.first)
         if forget:
@@ -149,49 +113,12 @@ def build(
             writer.remove(gone)
             report.removed += len(gone)
             report.kept += kept.items()
+        writer.holding = False
         commit_faiss(writer, kind)
         if store.path is not None and folder is not None:
-            report.skipped_report = _report_skipped(store.path, folder, report.skipped + report.kept)
+            report.skipped_report = report_skipped(store.path, folder, report.skipped + report.kept)
     report.seconds = time.monotonic() - started
     return report
-
-
-def remove(store: CodeStore, images: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> int:
-    """See `ImageIndex.remove`. A removal that was cut off can be asked for again: what is out already is no error."""
-    if isinstance(images, (str, os.PathLike)):
-        images = [images]
-    wanted = sorted({os.path.abspath(os.fspath(image)) for image in images})
-    with store.writing() as writer:
-        found = _images_at(store, wanted)
-        missing = [path for path, ids in zip(wanted, found, strict=True) if not len(ids)]
-        if missing and not all(map(len, _images_at(store, missing, removed=True))):
-            raise ArgumentError(f"the index has no image at {missing[0]!r}: nothing was removed")
-        gone = np.unique(np.concatenate([np.empty(0, np.int64), *found]))
-        writer.remove(gone)
-        commit_faiss(writer, None)
-    return len(gone)
-
-
-def _images_at(store: CodeStore, paths: Sequence[str], removed: bool = False) -> list[Int64]:
-    """For each file or folder, ids of its image or of all images below it, whatever links lead there."""
-    places = store.places(removed)
-    found: list[Int64] = []
-    for path in paths:
-        forms = {path, *(unicodedata.normalize(form, path) for form in ("NFC", "NFD"))}
-        names = {name for form in forms for name in (form, real_name(form), os.path.realpath(form))}
-        stored = {store.stored_path(name) for name in names}
-        stored.add(os.fsencode(path))  # absolute where the index was moved to where it was
-        ids = [places.ids[places.at(each)] for each in stored]
-        if not any(map(len, ids)) or os.path.isdir(path):
-            ids += [store.below(name, removed) for name in names]
-        found.append(np.concatenate(ids))
-    return found
-
-
-def real_name(path: str) -> str:
-    """The name of a file or link in the folder that it really lies in."""
-    folder, name = os.path.split(os.path.abspath(path))
-    return os.path.join(os.path.realpath(folder), name)
 
 
 def check_encoder(store: CodeStore, encoder: Encoder) -> None:
@@ -209,29 +136,34 @@ def check_images(images: Images, labels: LabelsOf, exclude: Sequence[str] = ()) 
     """Raise what `build` would raise of missing images and labels, before an index is made for them."""
     from hashfaiss.images.labels import labelled_files
 
-    folder = _folder(images)
+    folder = folder_of(images)
     if folder is not None and next(labelled_files(folder, labels, exclude=exclude), None) is None:  # type: ignore[arg-type]
-        raise _no_images(folder)
+        raise no_images(folder)
 
 
-def _no_images(folder: str) -> HashfaissError:
+def no_images(folder: str) -> HashfaissError:
     return HashfaissError(f"{folder!r} holds no images (files named .jpg, .png, ...): nothing was changed")
 
 
-class _Run:
-    """One build: which images there are to encode, and encoding them."""
+class Run:
+    """One build: which images there are to encode, and encoding them.
+
+    Args:
+        take: of files that were found, those that are this build's; None: all.
+    """
 
     def __init__(
         self,
         writer: StoreWriter,
         report: BuildReport,
-        folder: str | None,
         images: Images,
         labels: LabelsOf,
         forget: bool,
         how: Looking,
+        take: Callable[[list[Item]], list[Item]] | None = None,
     ) -> None:
-        self.writer, self.report, self.folder, self.labels, self.how = writer, report, folder, labels, how
+        self.writer, self.report, self.labels, self.how, self.take = writer, report, labels, how, take
+        self.folder = folder = folder_of(images)
         self.given = _given(images, labels) if folder is None else []
         self.known = KnownFiles(writer.store, folder if forget else None)
         self.replaced: dict[str, list[int]] = {}
@@ -254,7 +186,7 @@ class _Run:
             files = labelled_files(self.folder, self.labels, unlisted, exclude, opened=False)  # type: ignore[arg-type]
         items = chain(self.given, (Item(file, labels) for file, labels in files))
         while some := list(islice(items, LOOKED_UP)):
-            yield from self._changed(some, counting)
+            yield from self._changed(some if self.take is None else self.take(some), counting)
 
     def _changed(self, items: Sequence[Item], counting: bool) -> Iterator[Item]:
         """Those of `items` that are new or changed; while counting, without looking at what is in them."""
@@ -314,16 +246,22 @@ class _Run:
         self.report.kept.append((file.path, reason))
         return True
 
-    def encode(self, encoder: Encoder, strict: bool, progress: Progress | None) -> None:
+    def encode(self, encoder: Encoder, strict: bool, progress: Progress | None, stream: EncodeStream) -> None:
         """Encode what `items` yields; commit now and then, so that little is lost when cut off."""
-        from hashfaiss.encoding.pipeline import encode_stream
+        try:
+            self._encode(encoder, strict, progress, stream)
+        finally:
+            if self.writer.pending and not self.writer.holding:
+                self.writer.commit()
 
+    def _encode(self, encoder: Encoder, strict: bool, progress: Progress | None, stream: EncodeStream) -> None:
         done = 0
         if progress:
             progress(0, self.count)
         folder = self.writer.store.path
         notes = None if folder is None else take_notes(folder, encoder.preprocessing.least_side)
-        for batch in encode_stream(encoder, self.items(), learned=True, notes=notes):
+        for batch in stream(encoder, self.items(), notes):
+            self.report.kept += [(item.path or "", reason) for item, reason in batch.left]
             for item, reason in batch.skipped:
                 if strict:
                     raise ImageError(item.path, reason)
@@ -338,13 +276,14 @@ class _Run:
                 if item.path is not None and item.known is None and len(self.first) < SETTLED_ON:
                     self.first.append(item.path)
             self.writer.append(batch.codes, rows)
-            done += len(rows) + len(batch.skipped)
+            done += len(rows) + len(batch.skipped) + len(batch.left)
             if progress:
                 progress(done, self.count)
             late = time.monotonic() - self.writer.last_commit > COMMIT_SECONDS
-            if self.writer.pending >= COMMIT_ROWS or (late and self.writer.pending):
+            if self.writer.pending >= COMMIT_ROWS or (late and self.writer.pending and not self.writer.holding):
                 self.writer.commit()
-                self.writer.gather()  # each segment is an open file, of which there are only so many
+                if not self.writer.holding:
+                    self.writer.gather()  # each segment is an open file, of which there are only so many
 
     def _forget_old(self, item: Item) -> bool:
         """What this image takes the place of leaves with the next commit. Returns whether there was anything."""
@@ -375,7 +314,7 @@ def _by_real_name(item: Item) -> Item:
     return replace(item, source=replace(item.file, path=os.path.realpath(item.file.path)))
 
 
-def _folder(images: Images) -> str | None:
+def folder_of(images: Images) -> str | None:
     """The real path of a folder given as images; None for anything else; ArgumentError for a missing one."""
     if not isinstance(images, (str, os.PathLike)):
         return None
@@ -383,28 +322,6 @@ def _folder(images: Images) -> str | None:
     if not os.path.exists(name):
         raise ArgumentError(f"{os.fspath(images)!r} does not exist: give a folder of images")
     return name if os.path.isdir(name) else None
-
-
-def _report_skipped(path: Path, folder: str, skipped: list[tuple[str, str]]) -> Path | None:
-    """Replace what the report says of `folder` by `skipped`, and keep what it says of other folders."""
-    report = path / SKIPPED
-    lines = {name: json.dumps({"path": name, "reason": reason}) for name, reason in skipped}
-    try:
-        for line in report.read_text("utf-8", "replace").splitlines() if report.exists() else []:
-            with contextlib.suppress(ValueError, TypeError, KeyError):  # a damaged line tells nothing
-                name = str(json.loads(line)["path"])
-                if not name.startswith(folder.rstrip(os.sep) + os.sep):
-                    lines.setdefault(name, line)
-        if not lines:
-            report.unlink(missing_ok=True)
-            return None
-        write_atomic(report, ("\n".join(lines.values()) + "\n").encode())
-    except OSError as error:
-        raise IndexFolderError(
-            f"cannot write {str(report)!r}: {error}. All images are committed; make room or delete that file, and run "
-            "the same command again"
-        ) from None
-    return report
 
 
 def file_row(store: CodeStore, item: Item, digest: bytes) -> Row:

@@ -92,7 +92,7 @@ def check_free(folder: Path) -> None:
             f"{str(folder)!r} holds codes, but its {MANIFEST} is gone: restore it, or give another folder for the index"
         )
     strange = {entry.name for entry in folder.iterdir() if not entry.name.startswith(".")}
-    strange -= {"codes", "faiss", "lock", "encoder.pt", "skipped.jsonl"}
+    strange -= {"codes", "faiss", "lock", "encoder.pt", "skipped.jsonl", "shards"}
     if strange:
         raise IndexFolderError(
             f"{str(folder)!r} holds other things, such as {min(strange)!r}: give an empty or new folder for the index"

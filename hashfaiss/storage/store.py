@@ -259,7 +259,11 @@ class CodeStore:
             mend_folder(self.path, healed, self.manifest)
             writer = StoreWriter(self)
             writer.healed = healed
-            yield writer
+            try:
+                yield writer
+            finally:
+                if writer.held:  # and never committed
+                    self._take(CodeStore.open(self.path))
 
     def _take(self, other: CodeStore) -> None:
         self.manifest, self._segments, self._live = other.manifest, other._segments, None
@@ -280,6 +284,8 @@ class StoreWriter:
 
     Attributes:
         healed: damaged segments that were set aside.
+        holding: commits write segments, and leave the manifest to the first one after it.
+        held: whether some were written that no manifest names.
     """
 
     def __init__(self, store: CodeStore) -> None:
@@ -288,6 +294,7 @@ class StoreWriter:
         self._rows: list[Row] = []
         self._removed: list[int] = []
         self.healed: list[Damaged] = []
+        self.holding = self.held = False
         self.last_commit = time.monotonic()
 
     @property
@@ -298,7 +305,7 @@ class StoreWriter:
     @property
     def waiting(self) -> bool:
         """Whether there is anything to commit."""
-        return bool(self._rows or self._removed)
+        return bool(self._rows or self._removed or self.held)
 
     def append(self, codes: Codes, rows: Sequence[Row]) -> None:
         """Add images: codes (n, ceil(K/8)) and a row for each. They get the next ids, in order."""
@@ -321,7 +328,7 @@ class StoreWriter:
         Raises:
             IndexFolderError: the disk is full or the folder cannot be written; the generation before stands.
         """
-        manifest = {**_next(self.store.manifest), **about}
+        manifest = {**(self.store.manifest if self.held else _next(self.store.manifest)), **about}
         segments = list(self.store._segments)
         try:
             if self._rows or self._removed:
@@ -336,7 +343,7 @@ class StoreWriter:
                 entry, segment = self._write(manifest, len(segments), codes, ids, self._rows, removed)
                 manifest["segments"] = [*manifest["segments"], entry]
                 segments.append(segment)
-            if self.store.path is not None:
+            if self.store.path is not None and not self.holding:
                 write_manifest(self.store.path, manifest)
         except OSError as error:
             raise IndexFolderError(
@@ -344,7 +351,7 @@ class StoreWriter:
                 "before stands; make room or give rights, and run the same command again"
             ) from None
         self.store.manifest, self.store._segments, self.store._live = manifest, segments, None
-        self._codes, self._rows, self._removed = [], [], []
+        self._codes, self._rows, self._removed, self.held = [], [], [], self.holding
         self.last_commit = time.monotonic()
 
     def _write(

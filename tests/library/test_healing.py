@@ -12,7 +12,7 @@ from hashfaiss.cli.app import app
 from hashfaiss.errors import ArgumentError, CorruptIndexError
 from hashfaiss.library import verifying
 from hashfaiss.library.image_index import ImageIndex
-from hashfaiss.library.sync import remove
+from hashfaiss.library.removing import remove
 from hashfaiss.library.verifying import verify_folder
 
 

@@ -33,7 +33,7 @@ def test_a_disk_that_fills_at_any_file_is_told_and_the_next_build_completes(enco
         real(path, data)
 
     with monkeypatch.context() as patch:
-        for module in ("storage.manifest", "storage.store", "library.sync"):
+        for module in ("storage.manifest", "storage.store", "library.build_report"):
             patch.setattr(f"hashfaiss.{module}.write_atomic", full)
         with pytest.raises(IndexFolderError, match="No space left"):
             index.build(photos)

@@ -18,6 +18,7 @@ from builds import content, flip
 from hashfaiss.errors import IndexFolderError
 from hashfaiss.library.faiss_file import read_faiss
 from hashfaiss.library.image_index import ImageIndex
+from hashfaiss.library.shards import Shard, build_shard
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
@@ -93,7 +94,10 @@ def killed():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("run", ["build_first", "build_again", "remove_some", "heal_it", "compact_it", "tune_it"])
+@pytest.mark.parametrize(
+    "run",
+    ["build_first", "build_again", "remove_some", "heal_it", "compact_it", "tune_it", "gather_it", "shard_it"],
+)
 def test_a_run_that_ends_at_any_boundary_is_made_good_by_the_next(encoder, photos, tmp_path, killed, run):
     folder, kept, model = tmp_path / "x.index", tmp_path / "kept.index", tmp_path / "model.pt"
     encoder.save(model)
@@ -110,6 +114,9 @@ def test_a_run_that_ends_at_any_boundary_is_made_good_by_the_next(encoder, photo
         if run == "heal_it":
             file = next((folder / "codes").iterdir())
             file.write_bytes(file.read_bytes()[:-1])
+        if run == "gather_it":
+            for number in (1, 2):
+                build_shard(folder, Shard(number, 2), encoder, photos)
         shutil.copytree(folder, kept)
     boundaries = killed.run(folder, photos, run)
     after = content(ImageIndex.open(folder))

@@ -18,7 +18,9 @@ from power_cuts import Disk, Recorder, digest_of, write_tree
 
 from hashfaiss.errors import IndexFolderError
 from hashfaiss.library.faiss_file import read_faiss
+from hashfaiss.library.gathering import gather
 from hashfaiss.library.image_index import ImageIndex
+from hashfaiss.library.shards import Shard, build_shard
 from hashfaiss.storage import damage, store
 
 pytestmark = [
@@ -41,6 +43,7 @@ RUNS = {
     "remove": lambda encoder, folder, photos: ImageIndex.open(folder).remove([photos / "cat", photos / "dog/0.jpg"]),
     "tune": lambda encoder, folder, photos: ImageIndex.open(folder).tune(),
     "compact": lambda encoder, folder, photos: ImageIndex.open(folder).compact(),
+    "gather": lambda encoder, folder, photos: gather(folder) if (folder / "shards").exists() else None,
     "heal": lambda encoder, folder, photos: ImageIndex.create(encoder, folder).build(photos),
 }
 
@@ -64,6 +67,9 @@ def disk(encoder, photos, tmp_path, monkeypatch, request):
         (photos / "bird/1.png").unlink()
         if run in ("compact", "tune"):
             index.build(photos)
+        if run == "gather":
+            for number in (1, 2):
+                build_shard(index.path, Shard(number, 2), encoder, photos)
         if run == "heal":
             file = root / "new/x.index" / index.store.manifest["segments"][0]["file"]
             data = bytearray(file.read_bytes())
