@@ -4,16 +4,17 @@ Results go to stdout, notes and progress to stderr. Nothing that is slow to impo
 it, so that help and completion answer at once.
 """
 
+# ruff: noqa: I001 - the order is that of help
 from hashfaiss.cli import (
-    benchmarks,
-    comparing,
     demonstration,
-    exporting,
-    indexing,
-    searching,
-    serving,
-    sharding,
     training,
+    indexing,
+    sharding,
+    searching,
+    comparing,
+    serving,
+    exporting,
+    benchmarks,
 )
 from hashfaiss.cli.app import app
 

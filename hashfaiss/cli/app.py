@@ -96,6 +96,10 @@ DevicesOption = Annotated[
 EngineOption = Annotated[
     str, typer.Option("--engine", help="auto, torch or openvino (on CPUs): how fast, not which codes.")
 ]
+AddressOption = Annotated[
+    str | None,
+    typer.Option("--address", help="Of --engine ray: the cluster's, or auto; default: one made on this machine."),
+]
 
 
 def _megapixels(asked: int | None) -> None:

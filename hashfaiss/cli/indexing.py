@@ -12,8 +12,8 @@ import typer
 
 from hashfaiss.cli.app import (
     DEFAULT_INDEX,
+    AddressOption,
     DevicesOption,
-    EngineOption,
     IndexOption,
     JsonOption,
     LabelsOption,
@@ -21,7 +21,6 @@ from hashfaiss.cli.app import (
     ThreadsOption,
     app,
 )
-from hashfaiss.cli.sharding import shard_of
 from hashfaiss.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -73,7 +72,17 @@ def build(
     precision: Annotated[
         str, typer.Option("--precision", help="auto, float32, bfloat16 or float16: how fast, not which codes.")
     ] = "auto",
-    engine: EngineOption = "auto",
+    engine: Annotated[
+        str,
+        typer.Option("--engine", help="auto, torch or openvino (on CPUs), or ray: how fast, not which codes."),
+    ] = "auto",
+    address: AddressOption = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, help="Of --engine ray; default: one a GPU, or one a machine.")
+    ] = None,
+    gpus_per_worker: Annotated[
+        float, typer.Option("--gpus-per-worker", min=0, help="Of --engine ray; 0.5 lets two share one.")
+    ] = 0,
 ) -> None:
     """Bring an index into step with a folder: encode what is new, forget what is gone.
 
@@ -91,20 +100,23 @@ def build(
     point, the index stays as it was last committed, and the same command carries on.
 
     With --shard 2/4, on as many machines or jobs as you have, each encodes its part of one folder that all see and
-    commits nothing; `hashfaiss gather` commits all parts. Examples:
+    commits nothing; `hashfaiss gather` commits all parts. With --engine ray, the machines of a Ray cluster encode, this
+    one commits. Examples:
 
     \b
         hashfaiss build --images photos/
         hashfaiss build --model dhida.pt --images photos/
         hashfaiss build --model dhida.pt --images photos/ --shard 2/4
+        hashfaiss build --model dhida.pt --images photos/ --engine ray --address auto --gpus-per-worker 1
     """
     from hashfaiss.cli.console import note, print_build, say
+    from hashfaiss.cli.sharding import shard_of, stream_of
     from hashfaiss.encoding.encoder import Encoder
     from hashfaiss.images.names import below
     from hashfaiss.indexes import parse_kind
     from hashfaiss.library.image_index import ImageIndex
     from hashfaiss.library.stored_encoder import ENCODER
-    from hashfaiss.library.sync import check_images
+    from hashfaiss.library.sync import CodesFrom, check_images
     from hashfaiss.storage.manifest import index_at
 
     for folder in images:
@@ -120,8 +132,11 @@ def build(
     if bits is not None and (there or model is not None):
         raise ArgumentError(f"--bits {bits} is of a model that is fitted to the images, and there is one: leave it out")
     parse_kind(kind or "auto", bits or 64, 0)  # before the work
+    stream = stream_of(engine, address, workers, gpus_per_worker)
+    if stream is not None:
+        engine = "auto"
     if shard is not None:
-        for name, value in (("--kind", kind), ("--bits", bits), ("--check-content", check_content)):
+        for name, value in (("--kind", kind), ("--bits", bits), ("--check-content", check_content), ("ray", stream)):
             if value:
                 raise ArgumentError(f"{name} and --shard were given: a shard takes none, leave it out")
         shard_of(images, labels, left_out, index, shard, model, strict, reduced_decoding, (device, precision, engine))
@@ -146,7 +161,9 @@ def build(
             )
         encoder.reduce_decoding()
     opened = ImageIndex.create(encoder, index, "auto" if kind is None else kind)
-    how = {"check_content": check_content, "allow_removals": allow_removals}
+    how: dict[str, Any] = {"check_content": check_content, "allow_removals": allow_removals}
+    if stream is not None:
+        how["codes_from"] = CodesFrom(stream)
     kept = False
     for folder, report in _build_all(opened, left_out, labels, kind, strict, **how):
         if len(images) > 1:

@@ -1,14 +1,29 @@
-"""Building on several machines without any engine: `build --shard`, and the command gather."""
+"""Building on several machines: by Ray, or without any engine, by `build --shard` and the command gather."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hashfaiss.cli.app import DEFAULT_INDEX, IndexOption, app
 from hashfaiss.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from hashfaiss.encoding.items import EncodeStream
+
+
+def stream_of(engine: str, address: str | None, workers: int | None, gpus: float) -> EncodeStream | None:
+    """What encodes in place of this machine: for the engine ray."""
+    if engine == "ray":
+        from hashfaiss.cluster.encoding import RayStream
+
+        return RayStream(address, workers, gpus)
+    for name, value in (("--address", address), ("--workers", workers), ("--gpus-per-worker", gpus)):
+        if value:
+            raise ArgumentError(f"{name} is of --engine ray, and the engine is {engine}: give both, or leave it out")
+    return None
 
 
 def shard_of(

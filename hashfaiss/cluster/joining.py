@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import threading
 from typing import Any
 
@@ -12,6 +13,7 @@ from hashfaiss.errors import HashfaissError
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # a worker without GPUs sees them as its parent does
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing of a person's is told to anyone
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # `uv run` need not be how the other machines start
+SECONDS = 10.0  # in which a cluster is to answer; Ray itself tries for a quarter of an hour
 SPACE = "hashfaiss"  # names of actors are their own here
 _JOINING = threading.Lock()
 
@@ -32,6 +34,8 @@ def joined(address: str | None = None) -> Any:
         raise HashfaissError("many machines need Ray: pip install 'hashfaiss[ray]'") from None
     with _JOINING:
         if not ray.is_initialized():
+            if address is not None:
+                _knock(address)
             about = {"logging_level": logging.ERROR, "log_to_driver": False, "namespace": SPACE}
             try:
                 ray.init(address=address, **({} if address else {"include_dashboard": False}), **about)
@@ -42,3 +46,17 @@ def joined(address: str | None = None) -> Any:
                     f"{where} ({reason}): start it with `ray start --head`, or give the address that it printed"
                 ) from None
     return ray
+
+
+def _knock(address: str) -> None:
+    """HashfaissError where nothing listens at an address that names host and port."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon and address in ("auto", "local"):
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), SECONDS).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise HashfaissError(
+            f"the Ray cluster at {address!r} cannot be joined ({error}): start it with `ray start --head`, and give "
+            "the address that it prints, such as 10.0.0.1:6379"
+        ) from None

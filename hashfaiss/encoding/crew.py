@@ -121,13 +121,14 @@ def _serve(connection: Connection, make: Callable[..., Answer], given: tuple[Any
             try:
                 answered = answer(question)
             except Exception as error:
-                answered = _told(error)
+                answered = told(error)
             connection.send(answered)
     except (EOFError, OSError):
         return  # the first process is gone
     except Exception as error:
-        connection.send(_told(error))
+        connection.send(told(error))
 
 
-def _told(error: Exception) -> HashfaissError:
+def told(error: Exception) -> HashfaissError:
+    """What another process is told of an error."""
     return error if isinstance(error, HashfaissError) else HashfaissError(f"{type(error).__name__}: {error}")
