@@ -18,7 +18,7 @@ from hashfaiss.indexes.distinct import Distinct
 if TYPE_CHECKING:
     from hashfaiss.library.image_index import ImageIndex
 
-FEW_DISTINCT = 0.5  # of codes less than this share are different, a graph over all of them loses hits
+FEW_DISTINCT = 0.25  # where less than this share of codes is different, a graph over all loses hits (docs/exchange.md)
 TABLE = "codes"
 
 

@@ -37,9 +37,9 @@ def database(server):
 
 @pytest.fixture
 def index(tmp_path):
-    """90 codes of 20 bits, of which 30 are different, with ids that begin at 5, names of many kinds, and removals."""
+    """90 codes of 20 bits, of which 20 are different, with ids that begin at 5, names of many kinds, and removals."""
     random = np.random.default_rng(1)
-    codes = random.integers(0, 256, (30, 3), np.uint8)[random.integers(0, 30, 100)]
+    codes = random.integers(0, 256, (20, 3), np.uint8)[random.integers(0, 20, 100)]
     codes[:, 2] &= 15
     store = CodeStore.create(tmp_path / "x.index", 20, encoder=NO_ENCODER, kind="flat")
     names = [b"photos/%d.jpg" % number for number in range(100)]
