@@ -87,6 +87,8 @@ def export(
         raise
     except Exception as error:  # each package has kinds of its own
         reason = str(error).strip().split("\n")[0] or type(error).__name__
+        if re.search("Query interrupted|has been terminated", reason):  # what DuckDB and usearch make of Ctrl-C
+            raise KeyboardInterrupt from None
         raise HashfaissError(f"cannot write the codes for {to}: {reason}") from None
     share = 1.0 if groups is None or distinct else len(groups) / len(store)
     return Exported(rows, len(store), _trouble(share, len(store)) if share < FEW_DISTINCT else None)

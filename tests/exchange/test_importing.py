@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -196,3 +200,40 @@ def test_it_refuses_images_in_a_sentence(files, tmp_path, monkeypatch, encoder, 
     with pytest.raises(EncoderMismatchError, match=sentence):
         ImageIndex.create(encoder, "x.index")
     assert len(ImageIndex.open("x.index")) == 20
+
+
+KILLED = """
+import os, sys
+from hashfaiss.exchange import import_codes, importing
+importing.COMMIT_ROWS = 7
+commit = importing.commit_faiss
+def cut(writer, kind):
+    if sys.argv[3] == "killed":
+        os._exit(9)
+    raise KeyboardInterrupt
+importing.commit_faiss = cut
+try:
+    import_codes(sys.argv[1], sys.argv[2])
+except KeyboardInterrupt:
+    os._exit(9)
+"""
+
+
+@pytest.mark.parametrize("how", ["stopped", "killed"])
+def test_one_that_is_cut_off_leaves_no_index(files, tmp_path, how):
+    file, _ = files
+    place = tmp_path / "x.index"
+    ended = subprocess.run([sys.executable, "-c", KILLED, str(file), str(place), how], capture_output=True)
+    assert ended.returncode == 9, ended.stderr
+    assert {path.name for path in tmp_path.iterdir() if path.name[0] != "."} == {"a.npz"}
+    assert how == "killed" or not [*tmp_path.glob(".*")]
+    assert len(import_codes(file, place)) == 20
+
+
+def test_python_that_is_shown_runs(index, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos.index").symlink_to("x.index")
+    page = (Path(__file__).parents[2] / "docs/exchange.md").read_text().split("## From anywhere")[1]
+    known = {}
+    exec(compile(re.search(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)[1], "page", "exec"), known)
+    assert [hit.distance for hit in known["hits"][0]] == [hit.distance for hit in known["near"]]
