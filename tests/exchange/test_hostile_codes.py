@@ -163,14 +163,13 @@ def test_an_npz_that_is_wrong_is_told(name, tmp_path):
 
 
 def test_a_bomb_is_not_unpacked(tmp_path):
-    """1.1 GB of zeros in a megabyte; and an archive of two arrays of one name."""
-    for shape, words in (((1100, 1 << 20), "codes of 1048576 bytes"), ((11 << 20, 100), "as a bomb has")):
-        packed = zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_DEFLATED)
-        with packed as archive, archive.open("codes.npy", "w") as member:
-            member.write(header(shape, data=b""))
-            for _ in range(1100):
-                member.write(bytes(1 << 20))
-        fails(tmp_path / "a.npz", tmp_path, words)
+    """1.1 GB of zeros in few megabytes; and an archive of two arrays of one name."""
+    packed = zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_DEFLATED, compresslevel=1)
+    with packed as archive, archive.open("codes.npy", "w") as member:
+        member.write(header((11 << 20, 100), data=b""))
+        for _ in range(1100):
+            member.write(bytes(1 << 20))
+    fails(tmp_path / "a.npz", tmp_path, "as a bomb has")
     with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
         archive.writestr("codes.npy", npy(CODES))
         archive.writestr("codes", npy(CODES))
