@@ -83,6 +83,17 @@ def unpack(codes: Codes, bits: int) -> npt.NDArray[np.int8]:
     return ones.astype(np.int8) * np.int8(2) - np.int8(1)
 
 
+def reversed_bits(codes: Codes) -> Codes:
+    """Codes (n, bytes) with the bits of each byte the other way round: most significant first, and back again.
+
+    >>> reversed_bits(np.array([[6, 1]], dtype=np.uint8)).tolist()
+    [[96, 128]]
+    """
+    each = np.arange(256, dtype=np.uint8)[:, None]
+    other = np.packbits(np.unpackbits(each, axis=1, bitorder="little"), axis=1, bitorder="big")[:, 0]
+    return np.asarray(other[codes])
+
+
 def check_codes(codes: Any, bits: int, name: str = "codes") -> Codes:
     """Return `codes` as a contiguous uint8 array (n, ceil(bits/8)) with zero padding, or raise ArgumentError."""
     width = code_bytes(bits)

@@ -11,7 +11,7 @@
         ├── CorruptIndexError     a stored file is damaged
         ├── IndexLockedError      another process is writing
         ├── NewerFormatError      it was written by a later hashfaiss
-        └── EncoderMismatchError  the codes were made by another encoder
+        └── EncoderMismatchError  the codes were made by another encoder, or by none that is known
 
 Each message says what was asked, what is the case, and what to do.
 """
@@ -77,4 +77,4 @@ class NewerFormatError(IndexFolderError):
 
 
 class EncoderMismatchError(IndexFolderError):
-    """The index was made by another encoder than the one given."""
+    """The index was made by another encoder than the one given, or its codes were imported without theirs."""

@@ -14,6 +14,7 @@ from hashfaiss.cli import (
     comparing,
     serving,
     exporting,
+    exchanging,
     benchmarks,
 )
 from hashfaiss.cli.app import app
@@ -23,6 +24,7 @@ __all__ = [
     "benchmarks",
     "comparing",
     "demonstration",
+    "exchanging",
     "exporting",
     "indexing",
     "searching",

@@ -115,9 +115,9 @@ def build(
     from hashfaiss.images.names import below
     from hashfaiss.indexes import parse_kind
     from hashfaiss.library.image_index import ImageIndex
-    from hashfaiss.library.stored_encoder import ENCODER
+    from hashfaiss.library.stored_encoder import ENCODER, check_takes_images
     from hashfaiss.library.sync import CodesFrom, check_images
-    from hashfaiss.storage.manifest import index_at
+    from hashfaiss.storage.manifest import index_at, read_manifest
 
     for folder in images:
         if folder.is_file():
@@ -129,6 +129,8 @@ def build(
     images = _outermost(images)
     left_out = {folder: below(str(folder), exclude or ()) for folder in images}
     there = index_at(index)
+    if there:
+        check_takes_images(read_manifest(index), index)
     if bits is not None and (there or model is not None):
         raise ArgumentError(f"--bits {bits} is of a model that is fitted to the images, and there is one: leave it out")
     parse_kind(kind or "auto", bits or 64, 0)  # before the work

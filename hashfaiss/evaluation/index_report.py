@@ -59,8 +59,8 @@ class IndexReport:
         buckets: how evenly they fill hash buckets.
         asymmetric: mAP when the queries' real outputs order ties, or all; None where not asked for.
         neighbours: how well codes keep the neighbours by the network's real features, where there are no labels or
-            `albums`; None with labels, for an index in memory, and where its encoder or all but 2 of its images are
-            gone or altered.
+            `albums`; None with labels, for an index in memory or of imported codes, and where its encoder or all but 2
+            of its images are gone or altered.
         albums: the index's own images asked, and its encoder learned from no labels: theirs may be names of albums.
         unseen: retrieval by queries of classes that the encoder was trained on, and by those of others; None where
             there are none of either kind.
@@ -262,6 +262,8 @@ def _unseen(
     index: ImageIndex, asked: Queries, codes: Codes, labels: list[Labels], cutoff: int | None, norm: MeanNorm
 ) -> UnseenReport | None:
     """Retrieval by queries of classes that were trained on and of others; None where there are none of either kind."""
+    if not index.has_encoder:
+        return None
     try:
         trained = index.encoder.labels
     except CorruptIndexError:  # all else can be said without it
@@ -291,7 +293,7 @@ def _unseen(
 def _learned_no_labels(index: ImageIndex) -> bool:
     """Whether the index's encoder was made of images alone."""
     try:
-        return index.path is not None and not index.encoder.labels
+        return index.path is not None and index.has_encoder and not index.encoder.labels
     except CorruptIndexError:
         return False
 
@@ -305,7 +307,7 @@ def _own_neighbours(
     from hashfaiss.images.finding import image_file
     from hashfaiss.library.stored_encoder import ENCODER
 
-    if index.path is None:
+    if index.path is None or not index.has_encoder:
         return None, []
     files = _still_there(index, rows, sample or MOST_READ, seed)
     if len(files) < FEWEST_READ:

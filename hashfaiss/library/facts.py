@@ -20,7 +20,7 @@ def describe(store: CodeStore, codes: CodeIndex) -> dict[str, Any]:
         "bits": store.bits,
         "labels": len(store.labels()),
         "method": manifest["encoder"]["method"],
-        "encoder": manifest["encoder"]["identity"],
+        "encoder": manifest["encoder"]["identity"] or "none: it is asked with codes and ids",
         "made_with": described(store),
         "kind": str(kind),
         "why": _why(manifest),

@@ -41,7 +41,7 @@ class ImageIndex(Searching):
         """A new index at `path` (in memory without one), or the one that is there if `encoder` made it.
 
         Raises:
-            EncoderMismatchError: the index there was made by another encoder.
+            EncoderMismatchError: the index there was made by another encoder, or of imported codes.
             IndexFolderError: `path` holds other things or cannot be written.
             ArgumentError: an unknown kind.
         """

@@ -27,7 +27,7 @@ from hashfaiss.library.faiss_file import load_codes
 from hashfaiss.library.hits import Hit, Hits, of_different_files
 from hashfaiss.library.near_images import Among, near_images
 from hashfaiss.library.queries import Queries
-from hashfaiss.library.stored_encoder import light_encoder, stored_encoder
+from hashfaiss.library.stored_encoder import has_encoder, light_encoder, stored_encoder
 from hashfaiss.storage.places import Places
 from hashfaiss.storage.store import CodeStore
 
@@ -70,11 +70,17 @@ class Searching:
         return self.store.bits
 
     @property
+    def has_encoder(self) -> bool:
+        """Whether it can be asked with images; one of imported codes cannot."""
+        return has_encoder(self.store.manifest)
+
+    @property
     def encoder(self) -> Encoder:
         """The encoder that made the codes.
 
         Raises:
             CorruptIndexError: the index's own encoder is damaged or gone.
+            EncoderMismatchError: it has none, see `has_encoder`.
         """
         with self._loading:
             if self._encoder is None:

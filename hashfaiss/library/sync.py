@@ -16,6 +16,7 @@ from hashfaiss.library.build_report import BuildReport, report_skipped
 from hashfaiss.library.faiss_file import commit_faiss
 from hashfaiss.library.known import Known, KnownFiles
 from hashfaiss.library.made_with import note_makers
+from hashfaiss.library.stored_encoder import check_takes_images
 from hashfaiss.library.undecodable import take_notes
 from hashfaiss.storage.segments import Row
 from hashfaiss.storage.store import CodeStore, StoreWriter
@@ -122,7 +123,8 @@ def build(
 
 
 def check_encoder(store: CodeStore, encoder: Encoder) -> None:
-    """EncoderMismatchError unless `encoder` made the codes in `store`."""
+    """EncoderMismatchError unless `encoder` made the codes in `store`, and where that is not known."""
+    check_takes_images(store.manifest, store.path)
     made_by = store.manifest["encoder"]
     if encoder.identity != made_by["identity"]:
         raise EncoderMismatchError(

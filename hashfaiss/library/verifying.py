@@ -10,7 +10,7 @@ from hashfaiss.errors import CorruptIndexError
 from hashfaiss.library.faiss_file import check_manifest, commit_faiss, read_faiss
 from hashfaiss.library.known import images_trouble
 from hashfaiss.library.made_with import decoders_trouble
-from hashfaiss.library.stored_encoder import ENCODER, stored_encoder
+from hashfaiss.library.stored_encoder import ENCODER, has_encoder, stored_encoder
 from hashfaiss.storage.damage import Damaged
 from hashfaiss.storage.manifest import read_manifest
 from hashfaiss.storage.store import CodeStore
@@ -40,16 +40,18 @@ def verify_folder(path: str | os.PathLike[str], device: str = "auto") -> Iterato
 def verify_store(store: CodeStore, device: str = "auto") -> Iterator[Checked]:
     """The same of a store as it was opened."""
     yield from store.verify()
-    yield "images", images_trouble(store)
-    yield "decoders", decoders_trouble(store)
+    if has_encoder(store.manifest):  # else its codes are not of files as they are here
+        yield "images", images_trouble(store)
+        yield "decoders", decoders_trouble(store)
     if store.path is None:
         return
-    trouble = None
-    try:
-        stored_encoder(store, device)
-    except CorruptIndexError as error:
-        trouble = str(error)
-    yield ENCODER, trouble
+    if has_encoder(store.manifest):
+        trouble = None
+        try:
+            stored_encoder(store, device)
+        except CorruptIndexError as error:
+            trouble = str(error)
+        yield ENCODER, trouble
     entry = store.manifest.get("index")
     if entry:
         yield (

@@ -73,9 +73,10 @@ class Service:
     def __init__(self, desk: Desk, limits: Limits, gate: Gate, secured: bool) -> None:
         self.desk, self.limits, self.gate, self.secured = desk, limits, gate, secured
         self.measured = Measured()
-        together = TOGETHER.get(desk.index.encoder.device.type, 8)
+        device = desk.index.encoder.device.type if desk.index.has_encoder else "cpu"
+        together = TOGETHER.get(device, 8)
         workers = os.cpu_count() or 1
-        networks = workers if desk.index.encoder.device.type == "cpu" else 1
+        networks = workers if device == "cpu" else 1
         self.batcher: Batcher[Prepared, Codes] = Batcher(
             desk.encode, together, limits.waiting, self.measured.batches.observe, networks
         )
@@ -110,6 +111,8 @@ class Service:
             asked = Asked.of(options, index.bits, self.limits)
             codes = await self.thread(partial(self._named, index, body))
         elif kind.startswith("image/") or kind == "application/octet-stream":
+            if not index.has_encoder:
+                raise Refused(422, "the index holds imported codes, and no model for images: ask with an id or a code")
             asked = Asked.of_query(request.query_params, index.bits, self.limits)
             data = await self._body(request, self.limits.upload_bytes, "send a smaller image")
             codes = (await _while_there(request, self._code(index, data)))[None]

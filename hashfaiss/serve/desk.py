@@ -70,7 +70,7 @@ class Desk:
             index = ImageIndex.open(self.folder, encoder, self._device)
         except EncoderMismatchError:  # another index was put in its place
             index = ImageIndex.open(self.folder, None, self._device)
-        _ = index.codes, index.encoder  # what takes time, before anybody waits for it
+        _ = index.codes, index.has_encoder and index.encoder  # what takes time, before anybody waits for it
         return index
 
     def renew(self) -> bool:
@@ -83,7 +83,7 @@ class Desk:
         if found is None or (found == self._seen and time.monotonic() < self._again):
             return False
         self._seen, self._again = found, time.monotonic() + AGAIN
-        self.index = self._open(self.index.encoder)
+        self.index = self._open(self.index.encoder if self.index.has_encoder else None)
         self._again = math.inf
         log.info("generation %d: %s images", self.generation, f"{len(self.index):,}")
         return True

@@ -10,8 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from bisect import bisect_left
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -36,35 +35,19 @@ from hashfaiss.storage.manifest import (
     write_manifest,
     writer_lock,
 )
-from hashfaiss.storage.paths import Int64, Mask, Paths, full_path, stored_path
-from hashfaiss.storage.patterns import Patterns
-from hashfaiss.storage.places import Places
+from hashfaiss.storage.paths import Int64
+from hashfaiss.storage.reading import StoredCodes
 from hashfaiss.storage.segments import Row, Segment, encode_segment
-from hashfaiss.wording import composed
 
 SEGMENT_ROWS = 1 << 20  # a segment is made in memory; this bounds it
 MANY_SEGMENTS = 32  # more than these are gathered into few
 
 
-class CodeStore:
-    """Codes of images and what is known of their files.
+class CodeStore(StoredCodes):
+    """Codes of images and what is known of their files: `StoredCodes`, in a folder or in memory, that can be added to.
 
-    Attributes:
-        path: the folder, or None for a store in memory.
-        base: the folder that stored paths are relative to: the one the index folder lies in, whatever link led there.
-        bits: K.
-        manifest: the committed generation, as read; of its segments, those that are sound.
-        damaged: the others, where the store was opened in spite of them.
+    Make one with `CodeStore.create`, open one with `CodeStore.open`.
     """
-
-    def __init__(self, path: Path | None, manifest: dict[str, Any], segments: list[Segment]) -> None:
-        self.path = path
-        self.base = None if path is None else os.path.dirname(os.path.realpath(path))
-        self.manifest = manifest
-        self.bits = check_bits(manifest["bits"])
-        self._segments = segments
-        self._live: list[Mask] | None = None
-        self.damaged: list[Damaged] = []
 
     @classmethod
     def create(
@@ -143,99 +126,6 @@ class CodeStore:
             return CodeStore.open, (self.path,)
         return CodeStore, (None, self.manifest, self._segments)
 
-    @property
-    def live(self) -> list[Mask]:
-        """For each segment, which rows have not been removed since."""
-        if self._live is None:
-            # those that a segment took out are in the manifest too: they stay out where that segment is damaged
-            known = unpacked_ids(self.manifest.get("removed", ""), self.manifest["next_id"])
-            removed = np.concatenate([known, *(segment.removed for segment in self._segments)])
-            self._live = [~np.isin(segment.ids, removed) for segment in self._segments]
-        return self._live
-
-    def __len__(self) -> int:
-        return int(sum(np.count_nonzero(live) for live in self.live))
-
-    def codes(self) -> tuple[Codes, Int64]:
-        """Codes (n, ceil(K/8)) and ids (n,) of all images, by ascending id.
-
-        Raises:
-            CorruptIndexError: a segment is damaged.
-        """
-        if self.damaged:
-            raise corrupt(self.damaged)
-        codes = [np.empty((0, code_bytes(self.bits)), np.uint8)]
-        for segment, live in zip(self._segments, self.live, strict=True):
-            codes.append(check_codes(segment.codes, self.bits)[live])
-        return np.concatenate(codes), self.ids()
-
-    def ids(self) -> Int64:
-        """Ids of all images, ascending."""
-        pairs = zip(self._segments, self.live, strict=True)
-        return np.concatenate([np.empty(0, np.int64), *(segment.ids[live] for segment, live in pairs)])
-
-    def rows(self) -> Iterator[tuple[int, Row]]:
-        """Id and row of every image, by ascending id."""
-        for segment, live in zip(self._segments, self.live, strict=True):
-            yield from segment.rows(live)
-            segment.forget()
-
-    def places(self, removed: bool = False) -> Places:
-        """Where each path lies; with `removed`, where those lay that are out, as long as their rows are there."""
-        return Places(self._segments, self._among(removed))
-
-    def below(self, folder: str, removed: bool = False) -> Int64:
-        """Ids of the images of files below an absolute path; `removed` as in `places`."""
-        return self._chosen(lambda paths: paths.below(folder, self.base), None, removed)
-
-    def _among(self, removed: bool) -> list[Mask]:
-        return [~live for live in self.live] if removed else self.live
-
-    def labels(self) -> set[str]:
-        """Every label that an image has."""
-        found = set[str]()
-        for segment, live in zip(self._segments, self.live, strict=True):
-            found |= segment.names(live)
-            segment.forget()
-        return found
-
-    def where(self, labels: Collection[str] | None = None, paths: Collection[str] | None = None) -> Int64:
-        """Ids of the images that have one of `labels` and whose path matches one of `paths`; None asks for nothing.
-
-        A pattern is matched like that of `find -path`: `*` goes across folders. One that does not begin with `/` may
-        begin at any folder of the path: `holiday/*` finds `/photos/holiday/2020/a.jpg`; so does `./holiday/*`. Labels,
-        paths and patterns are compared in one Unicode normal form, and on Windows `/` and `\\` are the same.
-        """
-        wanted = None if paths is None else Patterns(paths, self.base).match
-        return self._chosen(wanted, None if labels is None else set(map(composed, labels)))
-
-    def _chosen(self, wanted: Callable[[Paths], Mask] | None, labels: set[str] | None, removed: bool = False) -> Int64:
-        found = [np.empty(0, np.int64)]
-        for segment, live in zip(self._segments, self._among(removed), strict=True):
-            chosen = live.copy() if labels is None else live & segment.having(labels)
-            if wanted is not None:
-                for part, paths in segment.paths(chosen):
-                    chosen[part] &= wanted(paths)
-            found.append(segment.ids[chosen])
-            segment.forget()
-        return np.concatenate(found)
-
-    def row(self, image_id: int) -> Row:
-        """What is known of one image; KeyError if there is none of that id."""
-        for segment in reversed(self._segments):
-            row = bisect_left(segment.ids, image_id)  # numpy's lets other threads run, which costs more than it does
-            if row < len(segment) and segment.ids[row] == image_id:
-                return segment.row(row)
-        raise KeyError(image_id)
-
-    def full_path(self, row: Row) -> str | None:
-        """The absolute path of a row's file; None for an image from memory."""
-        return full_path(row.path, self.base)
-
-    def stored_path(self, path: str) -> bytes:
-        """The bytes that stand for an absolute path in this store."""
-        return stored_path(path, self.base)
-
     @contextlib.contextmanager
     def writing(self, heal: bool = False) -> Iterator[StoreWriter]:
         """The right to write, for one process at a time; the store then shows what was committed last.
@@ -291,6 +181,7 @@ class StoreWriter:
     def __init__(self, store: CodeStore) -> None:
         self.store = store
         self._codes: list[Codes] = []
+        self._ids: list[Int64] = []
         self._rows: list[Row] = []
         self._removed: list[int] = []
         self.healed: list[Damaged] = []
@@ -307,16 +198,26 @@ class StoreWriter:
         """Whether there is anything to commit."""
         return bool(self._rows or self._removed or self.held)
 
-    def append(self, codes: Codes, rows: Sequence[Row]) -> None:
-        """Add images: codes (n, ceil(K/8)) and a row for each. They get the next ids, in order."""
+    def append(self, codes: Codes, rows: Sequence[Row], ids: Int64 | None = None) -> None:
+        """Add images: codes (n, ceil(K/8)) and a row for each. They get the next ids, in order, or those given.
+
+        Args:
+            ids: int64 (n,), which ascend from the next one on.
+        """
         checked = check_codes(codes, self.store.bits)
+        first = int(self._ids[-1][-1]) + 1 if self._ids else self.store.manifest["next_id"]
+        ids = np.arange(first, first + len(checked), dtype=np.int64) if ids is None else ids
         if len(checked) != len(rows) or any(len(row.digest) != DIGEST_BYTES for row in rows):
             raise ArgumentError(
                 f"{len(checked)} codes and {len(rows)} rows were given: give a row for each code, with a digest of "
                 f"{DIGEST_BYTES} bytes"
             )
-        self._codes.append(checked)
-        self._rows.extend(rows)
+        if len(ids) != len(checked) or (np.diff(ids, prepend=first - 1) < 1).any():
+            raise ArgumentError(f"ids are given that do not ascend from {first}, the next one: sort them, each once")
+        if len(checked):
+            self._codes.append(checked)
+            self._ids.append(ids)
+            self._rows.extend(rows)
 
     def remove(self, ids: Sequence[int] | Int64) -> None:
         """Take out images that were committed before."""
@@ -332,11 +233,11 @@ class StoreWriter:
         segments = list(self.store._segments)
         try:
             if self._rows or self._removed:
-                ids = np.arange(manifest["next_id"], manifest["next_id"] + len(self._rows), dtype=np.int64)
+                ids = np.concatenate([np.empty(0, np.int64), *self._ids])
                 codes = (
                     np.concatenate(self._codes) if self._codes else np.empty((0, code_bytes(self.store.bits)), np.uint8)
                 )
-                manifest["next_id"] += len(ids)
+                manifest["next_id"] = int(ids[-1]) + 1 if len(ids) else manifest["next_id"]
                 removed = np.array(self._removed, np.int64)
                 known = unpacked_ids(manifest.get("removed", ""), manifest["next_id"])
                 manifest["removed"] = packed_ids(np.union1d(known, removed[removed < manifest["next_id"]]))
@@ -351,7 +252,7 @@ class StoreWriter:
                 "before stands; make room or give rights, and run the same command again"
             ) from None
         self.store.manifest, self.store._segments, self.store._live = manifest, segments, None
-        self._codes, self._rows, self._removed, self.held = [], [], [], self.holding
+        self._codes, self._ids, self._rows, self._removed, self.held = [], [], [], [], self.holding
         self.last_commit = time.monotonic()
 
     def _write(
