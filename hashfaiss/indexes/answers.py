@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,8 @@ class Answers:
         distances: Hamming distances, int32 (answers,).
         exact: bool (queries,); True where the probes made prove that flat search would answer the same.
         scores: asymmetric distances, float64 (answers,), where answers were sorted by (score, distance, id) instead.
+        complete: int32 (queries,); a query with as many answers as were asked for missed nothing within this distance
+            that is not farther than all of them. None where only `exact` is known.
     """
 
     offsets: npt.NDArray[np.int64]
@@ -29,6 +31,7 @@ class Answers:
     distances: npt.NDArray[np.int32]
     exact: npt.NDArray[np.bool_]
     scores: npt.NDArray[np.float64] | None = None
+    complete: npt.NDArray[np.int32] | None = None
 
     def __len__(self) -> int:
         return len(self.exact)
@@ -65,13 +68,53 @@ class Answers:
         """One batch after another."""
         counts = [np.diff(part.offsets) for part in parts]
         scores = [part.scores for part in parts if part.scores is not None]
+        complete = [part.complete for part in parts if part.complete is not None]
         return cls(
             np.concatenate([[0], *counts]).cumsum(dtype=np.int64),
             np.concatenate([np.empty(0, np.int64), *(part.ids for part in parts)]),
             np.concatenate([np.empty(0, np.int32), *(part.distances for part in parts)]),
             np.concatenate([np.empty(0, np.bool_), *(part.exact for part in parts)]),
             np.concatenate(scores) if scores else None,
+            np.concatenate(complete) if len(complete) == len(parts) > 0 else None,
         )
+
+    @classmethod
+    def merge(cls, parts: Sequence[Answers], k: int | None = None) -> Answers:
+        """Answers of several indexes to the same queries as one: the k first by (distance, id), or all for a radius.
+
+        An answer is certified where all parts' are, or where each of the others proves that it missed nothing as near
+        as the k-th. With answers to `search(queries, k)`, certified ones are those of one index over all codes.
+
+        Args:
+            parts: of indexes that have no id in common.
+            k: as the parts were asked for; None where they were asked for a radius.
+
+        Raises:
+            ArgumentError: there are none, they answer different numbers of queries, or are ordered by scores.
+        """
+        if not parts or any(len(part) != len(parts[0]) or part.scores is not None for part in parts):
+            raise ArgumentError(
+                "answers that do not belong together: give those of several indexes to the same queries"
+            )
+        queries = len(parts[0])
+        counts = np.array([np.diff(part.offsets) for part in parts])  # (parts, queries)
+        asked = np.concatenate([np.repeat(np.arange(queries), count) for count in counts])
+        ids = np.concatenate([part.ids for part in parts])
+        distances = np.concatenate([part.distances for part in parts])
+        order = np.lexsort((ids, distances, asked))
+        total = counts.sum(axis=0)
+        kept = total if k is None else np.minimum(total, k)
+        ranks = np.arange(len(order)) - np.repeat(total.cumsum() - total, total)
+        order = order[ranks < np.repeat(kept, total)]
+        offsets = np.append(0, kept.cumsum())
+        exact = np.ones(queries, np.bool_)
+        last = np.append(distances[order], 0)[offsets[1:] - 1]
+        for part, count in zip(parts, counts, strict=True):
+            proven = np.zeros(queries, np.bool_)
+            if part.complete is not None and k:
+                proven = (count == k) & (part.complete >= last)
+            exact &= part.exact | proven
+        return cls(offsets, ids[order], distances[order], exact)
 
 
 def whole_number(name: str, value: Any, low: int) -> int:

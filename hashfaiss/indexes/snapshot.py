@@ -160,7 +160,8 @@ class Snapshot:
         finally:
             if before:
                 faiss.omp_set_num_threads(before)
-        return Answers(np.array([0, len(ids)]), ids, distances, np.array([certain]))
+        complete = np.array([one.complete], np.int32)
+        return Answers(np.array([0, len(ids)]), ids, distances, np.array([certain]), complete=complete)
 
     def _nearest(self, queries: Codes, kind: Searcher, k: int, found: int, farthest: int | None) -> Answers:
         """Answers; those not certified, with fewer than `found` codes or the last beyond `farthest`, asked again."""
@@ -181,7 +182,7 @@ class Snapshot:
     def _within(self, queries: Codes, kind: Searcher, radius: int, exact: bool) -> Answers:
         best = self._codes_within(queries, kind, radius, exact)
         offsets, ids, distances = self.distinct.expand(best.offsets, best.positions, best.distances, None)
-        return Answers(offsets, ids, distances, best.complete >= radius)
+        return Answers(offsets, ids, distances, best.complete >= radius, complete=best.complete)
 
     def _codes_within(self, queries: Codes, kind: Searcher, radius: int, exact: bool) -> Found:
         if not len(self):
@@ -197,7 +198,7 @@ class Snapshot:
         offsets, ids, distances = self.distinct.expand(best.offsets, best.positions, best.distances, k)
         full = np.diff(offsets) == min(k, len(self))
         last = np.append(distances, 0)[offsets[1:] - 1]
-        return Answers(offsets, ids, distances, full & (last <= best.complete))
+        return Answers(offsets, ids, distances, full & (last <= best.complete), complete=best.complete)
 
     def _widened(self, queries: Codes, best: Found, rows: Int64, radii: Int32, found: int) -> Found:
         """Answer queries `rows` again, completely: all codes within `radii`, or the `found` nearest of all codes."""

@@ -1,0 +1,67 @@
+"""Answers of the parts of an index, merged, are those of the whole, and certified only where they are."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hashfaiss.errors import ArgumentError
+from hashfaiss.indexes import Answers, CodeIndex
+
+KINDS = ["flat", "hash:b=4,flips=1", "multihash:tables=2,b=4,flips=0", "ivf:lists=3,probes=1", "hnsw"]
+
+
+def parted(seed, n, parts, bits=16):
+    """Codes that repeat and tie, ids that have holes, and which part each is of."""
+    random = np.random.default_rng(seed)
+    centres = random.integers(0, 256, (4, bits // 8), dtype=np.uint8)
+    codes = centres[random.integers(0, 4, n)] ^ (1 << random.integers(0, 8, (n, bits // 8))).astype(np.uint8)
+    ids = np.sort(random.permutation(3 * n)[:n])
+    return codes, ids, random.integers(0, parts, n), random
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("exact", [True, False])
+@given(st.integers(0, 2**31), st.integers(1, 60), st.integers(1, 5), st.integers(1, 70), st.integers(0, 17))
+def test_merged_answers_are_those_of_one_index(kind, exact, seed, n, parts, k, radius):
+    codes, ids, part, random = parted(seed, n, parts)
+    queries = random.integers(0, 256, (3, 2), dtype=np.uint8)
+    queries[0] = codes[0]
+    whole = CodeIndex(codes, ids, 16, "flat")
+    pieces = [CodeIndex(codes[part == number], ids[part == number], 16, kind) for number in range(parts)]
+    for found, true in (
+        (Answers.merge([piece.search(queries, k, exact) for piece in pieces], k), whole.search(queries, k)),
+        (Answers.merge([piece.within(queries, radius, exact) for piece in pieces]), whole.within(queries, radius)),
+    ):
+        assert found.exact.all() or not exact
+        for query in np.flatnonzero(found.exact):
+            assert [part.tolist() for part in found[query]] == [part.tolist() for part in true[query]]
+        for query in range(3):  # those that are not certified are in order, and of codes there are
+            pairs = [(distance, image) for image, distance in zip(*map(np.ndarray.tolist, found[query]), strict=True)]
+            assert pairs == sorted(set(pairs))
+
+
+def test_a_part_that_proves_enough_need_not_be_certified():
+    def answers(ids, distances, exact, complete):
+        arrays = np.array([0, len(ids)]), np.array(ids), np.array(distances, np.int32), np.array([exact])
+        return Answers(*arrays, complete=None if complete is None else np.array([complete], np.int32))
+
+    near = answers([1, 2], [1, 2], True, 16)
+    for part, certified in (
+        (answers([5, 6], [3, 7], False, 2), True),  # its own seventh is in doubt, which does not count
+        (answers([5, 6], [3, 7], False, 1), False),  # one at distance 2 with a smaller id may be there
+        (answers([5], [3], False, 9), False),  # it found too few
+        (answers([5, 6], [3, 7], False, None), False),
+    ):
+        merged = Answers.merge([near, part], 2)
+        assert (merged.ids.tolist(), merged.exact.tolist()) == ([1, 2], [certified])
+
+
+def test_answers_that_do_not_belong_together_are_refused():
+    index = CodeIndex(np.zeros((2, 2), np.uint8), kind="flat")
+    one, two = index.search(np.zeros((1, 2), np.uint8), 1), index.search(np.zeros((2, 2), np.uint8), 1)
+    for parts in ([], [one, two]):
+        with pytest.raises(ArgumentError, match="to the same queries"):
+            Answers.merge(parts, 1)
