@@ -104,12 +104,16 @@ def print_hits(hits: Hits, as_json: bool) -> None:
     if as_json:
         for rank, hit in enumerate(hits, start=1):
             about = {"path": hit.path, "labels": hit.labels, "id": hit.id, "exact": hits.exact, **_missing(hit)}
+            about |= {} if hit.index is None else {"index": hit.index}
+            about |= {"missing": hits.missing} if hits.missing else {}
             score = {} if hit.score is None else {"asymmetric_distance": hit.score}
             print_json({"query": hits.query, "rank": rank, "distance": hit.distance, **score, **about})
         if not hits:
             print_json({"query": hits.query, "rank": None, "exact": hits.exact})
         return
     certified = "certified exact" if hits.exact else "not certified exact: there may be nearer ones"
+    for name in hits.missing:
+        note(f"{name} does not answer: what it has is not among the hits")
     asked = "".join(map(shown_path, re.split("( [+-] )", hits.query))) if hits.query else shown_path(None)
     say(f"{asked}: {counted(len(hits), 'hit')}, {certified}")
     if hits:

@@ -13,6 +13,7 @@ import typer
 
 from hashfaiss.cli.app import (
     DEFAULT_INDEX,
+    AddressOption,
     DeviceOption,
     IndexOption,
     JsonOption,
@@ -24,7 +25,9 @@ from hashfaiss.cli.app import (
 from hashfaiss.errors import ArgumentError, HashfaissError
 
 if TYPE_CHECKING:
+    from hashfaiss.library.asking import Asked
     from hashfaiss.library.hits import Hit, Hits
+    from hashfaiss.library.image_index import ImageIndex
     from hashfaiss.storage.store import CodeStore
 
 
@@ -34,7 +37,10 @@ def query(
         list[str] | None,
         typer.Argument(help="Images to ask with; - reads paths from stdin, one a line or from -print0."),
     ] = None,
-    index: IndexOption = DEFAULT_INDEX,
+    index: Annotated[
+        list[Path] | None,
+        typer.Option("--index", help="Index folder; may be repeated.  [default: hashfaiss.index]"),
+    ] = None,
     k: Annotated[int | None, typer.Option("-k", "--k", help="How many hits (default 10).")] = None,
     radius: Annotated[int | None, typer.Option("--radius", help="All hits at Hamming distance <= this.")] = None,
     approximate: Annotated[
@@ -62,6 +68,11 @@ def query(
     ] = None,
     model: Annotated[Path | None, typer.Option("--model", help="Refuse an index of any other model.")] = None,
     montage: Annotated[Path | None, typer.Option("--montage", help="Also draw the hits as this PNG, in rows.")] = None,
+    engine: Annotated[
+        str | None, typer.Option("--engine", help="ray: actors search, each a part of the codes.")
+    ] = None,
+    shards: Annotated[int, typer.Option("--shards", min=1, help="Parts, of --engine ray.")] = 2,
+    address: AddressOption = None,
     max_megapixels: MegapixelsOption = None,
     threads: ThreadsOption = None,
     as_json: JsonOption = False,
@@ -81,18 +92,22 @@ def query(
     Several images are asked with one by one. With --combine they are one query: the mean of the network's outputs, less
     half the mean of those of --not, each in units of its mean size; hits are ordered by what they lack of it, and all
     of the index is compared. An image of the index whose file is gone, and --id, are asked with by their stored code.
-    Examples:
+
+    Several indexes of one model are asked as one; with --engine ray, the parts of one index lie on the machines of a
+    cluster that see its folder. Examples:
 
     \b
         hashfaiss query cat.jpg -k 20 --montage hits.png
         hashfaiss query a.jpg b.jpg --not c.jpg
         hashfaiss query cat.jpg --label cat --label lynx --path 'holiday/*'
+        hashfaiss query cat.jpg --index 2024.index --index 2025.index
         find new/ -name '*.jpg' -print0 | hashfaiss query - --radius 4 --json
     """
     from hashfaiss.cli.console import check_target, note, print_hits, shown_path
     from hashfaiss.library.answering import How
     from hashfaiss.library.image_index import ImageIndex
     from hashfaiss.library.montage import MOST_ROWS, draw_montage
+    from hashfaiss.library.several import Several
 
     if k is not None and radius is not None:
         raise ArgumentError("both -k and --radius were given: give one of them")
@@ -102,12 +117,16 @@ def query(
         if montage.suffix.lower() != ".png":  # under another suffix, a build would take it for a photograph
             raise ArgumentError(f"the montage {str(montage)!r} is a PNG: give it a name that ends in .png")
         check_target(montage.parent, montage)
-    if model is None:  # to import the encoder's takes seconds, and a query may do without
-        opened = ImageIndex.open(index, device=device)
-    else:
+    encoder = None
+    if model is not None:  # to import the encoder's takes seconds, and a query may do without
         from hashfaiss.encoding.encoder import Encoder
 
-        opened = ImageIndex.open(index, Encoder.load(model, device), device)
+        encoder = Encoder.load(model, device)
+    asked_of = [
+        ImageIndex.open(one, encoder, device, engine, shards, address)
+        for one in dict.fromkeys(index or [DEFAULT_INDEX])
+    ]
+    opened: Asked = asked_of[0] if len(asked_of) == 1 else Several(asked_of)
     drawn: list[Hits] = []
     failed = False
     if k is None and radius is None:
@@ -115,7 +134,7 @@ def query(
     how = How(exact=not approximate, labels=label, paths=path, rerank=rerank)  # type: ignore[typeddict-item]
     asked: Iterable[Any] = chain(_paths(images or []), ids or [])
     answers: Iterable[Any] = (
-        [opened.combined(list(asked), unlike or [], k, radius, **how)]
+        [_one(asked_of).combined(list(asked), unlike or [], k, radius, **how)]
         if combine or unlike
         else opened.stream(asked, k, radius, **how)
     )
@@ -128,10 +147,17 @@ def query(
         if montage and len(drawn) <= MOST_ROWS:
             drawn.append(answer)
     if montage and drawn:
+        labels = set[str]().union(*(one.store.labels() for one in asked_of))
         more = f" (the first {MOST_ROWS} queries)" if len(drawn) > MOST_ROWS else ""
-        note(f"montage: {shown_path(str(draw_montage(montage, drawn, opened.store.labels())))}{more}")
+        note(f"montage: {shown_path(str(draw_montage(montage, drawn, labels)))}{more}")
     if failed:
         raise typer.Exit(1)
+
+
+def _one(indexes: list[ImageIndex]) -> ImageIndex:
+    if len(indexes) > 1:
+        raise ArgumentError(f"{len(indexes)} indexes were given: --combine and --not are of one, give one")
+    return indexes[0]
 
 
 def _paths(images: list[str]) -> Iterator[str]:

@@ -24,6 +24,7 @@ class Answers:
         scores: asymmetric distances, float64 (answers,), where answers were sorted by (score, distance, id) instead.
         complete: int32 (queries,); a query with as many answers as were asked for missed nothing within this distance
             that is not farther than all of them. None where only `exact` is known.
+        missing: what did not answer, of codes that lie on several machines; then nothing is exact.
     """
 
     offsets: npt.NDArray[np.int64]
@@ -32,6 +33,7 @@ class Answers:
     exact: npt.NDArray[np.bool_]
     scores: npt.NDArray[np.float64] | None = None
     complete: npt.NDArray[np.int32] | None = None
+    missing: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.exact)
@@ -76,6 +78,7 @@ class Answers:
             np.concatenate([np.empty(0, np.bool_), *(part.exact for part in parts)]),
             np.concatenate(scores) if scores else None,
             np.concatenate(complete) if len(complete) == len(parts) > 0 else None,
+            tuple(dict.fromkeys(name for part in parts for name in part.missing)),
         )
 
     @classmethod

@@ -20,6 +20,7 @@ from hashfaiss.library.queries import HitOf, Queries
 from hashfaiss.wording import composed
 
 if TYPE_CHECKING:
+    from hashfaiss.cluster.searching import ShardedCodes
     from hashfaiss.encoding.items import Batch, Item
     from hashfaiss.storage.store import CodeStore
 
@@ -107,7 +108,7 @@ def check_how(how: How) -> None:
         raise ArgumentError(f"rerank is {order!r}: give 'asymmetric', or leave it out")
 
 
-def searcher(codes: CodeIndex, asked: dict[str, Any], how: How, combined: bool = False) -> Search:
+def searcher(codes: CodeIndex | ShardedCodes, asked: dict[str, Any], how: How, combined: bool = False) -> Search:
     """What answers a batch of queries among `codes`; ArgumentError for a wrong k or radius.
 
     Args:
@@ -119,6 +120,7 @@ def searcher(codes: CodeIndex, asked: dict[str, Any], how: How, combined: bool =
     def search(queries: Codes, outputs: Outputs | None) -> Answers:
         if outputs is None:
             return (codes.search if "k" in asked else codes.within)(queries, exact=exact, **asked)
+        assert isinstance(codes, CodeIndex)
         if combined and "k" in asked:
             return nearest_by_outputs(codes, outputs, **asked)
         return rerank(codes, queries, outputs, exact=exact, **asked)
@@ -271,4 +273,4 @@ def _hits_of(hit: HitOf, path: str | None, answers: Answers, number: int) -> Hit
     part = slice(*answers.offsets[number : number + 2].tolist())
     ids, distances = answers.ids[part].tolist(), answers.distances[part].tolist()
     scores = [None] * len(ids) if answers.scores is None else answers.scores[part].tolist()
-    return Hits(path, bool(answers.exact[number]), tuple(map(hit, ids, distances, scores)))
+    return Hits(path, bool(answers.exact[number]), tuple(map(hit, ids, distances, scores)), answers.missing)

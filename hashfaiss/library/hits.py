@@ -14,7 +14,8 @@ from hashfaiss.storage.segments import Labels
 class Hit:
     """One image found: its file (None for an image from memory), Hamming distance, labels, and id in the index.
 
-    `score` is the asymmetric distance where hits were ordered by it.
+    `score` is the asymmetric distance where hits were ordered by it; `index` the folder of the index, where several
+    were asked.
     """
 
     path: str | None
@@ -22,6 +23,7 @@ class Hit:
     labels: Labels
     id: int
     score: float | None = None
+    index: str | None = None
 
     @property
     def missing(self) -> bool:
@@ -52,11 +54,13 @@ class Hits(Sequence[Hit]):
     Attributes:
         query: the query's path, or None for an image in memory.
         exact: certified to be what comparing with every code would find.
+        missing: what did not answer, of an index whose parts lie on several machines; then nothing is certified.
     """
 
     query: str | None
     exact: bool
     found: tuple[Hit, ...]
+    missing: tuple[str, ...] = ()
 
     @overload
     def __getitem__(self, place: int) -> Hit: ...

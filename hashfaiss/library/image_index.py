@@ -83,8 +83,21 @@ class ImageIndex(Searching):
         return index
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], encoder: Encoder | None = None, device: str = "auto") -> ImageIndex:
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        encoder: Encoder | None = None,
+        device: str = "auto",
+        engine: str | None = None,
+        shards: int = 2,
+        address: str | None = None,
+    ) -> ImageIndex:
         """Open the index at `path`; its own encoder is loaded when first needed, unless one is given.
+
+        Args:
+            engine: "ray": actors search, each a part of the codes; see `hashfaiss.cluster.searching.ShardedCodes`.
+            shards: parts, of "ray".
+            address: of the cluster, see `hashfaiss.cluster.joining.joined`.
 
         Raises:
             IndexFolderError: there is no index of images at `path`.
@@ -96,6 +109,10 @@ class ImageIndex(Searching):
         if encoder is not None:
             check_encoder(index.store, encoder)
             index._encoder = encoder
+        if engine == "ray":
+            index._shards = shards, address
+        elif engine is not None:
+            raise ArgumentError(f"engine is {engine!r}: give 'ray', or leave it out")
         return index
 
     def __reduce__(self) -> tuple[Any, ...]:

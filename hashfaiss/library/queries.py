@@ -17,6 +17,7 @@ from hashfaiss.storage.places import Places
 from hashfaiss.storage.store import CodeStore
 
 if TYPE_CHECKING:
+    from hashfaiss.cluster.searching import ShardedCodes
     from hashfaiss.encoding.encoder import Encoder
     from hashfaiss.encoding.light import LightEncoder
 
@@ -36,6 +37,7 @@ class Queries:
     Args:
         encoder, light, codes, places: made when they are first asked for, which takes seconds for the encoder.
         hit: makes hits of ids.
+        own: whether an id, and a path whose file is gone, are asked with the code that the index has of them.
     """
 
     def __init__(
@@ -43,12 +45,13 @@ class Queries:
         store: CodeStore,
         encoder: Callable[[], Encoder],
         light: Callable[[], LightEncoder | None],
-        codes: Callable[[], CodeIndex],
+        codes: Callable[[], CodeIndex | ShardedCodes],
         hit: HitOf,
         places: Callable[[], Places],
+        own: bool = True,
     ) -> None:
         self._store, self.encoder, self.light, self._codes, self.hit = store, encoder, light, codes, hit
-        self._places = places
+        self._places, self._own = places, own
 
     def parts(self, images: Iterable[Any]) -> Iterator[tuple[bool, Any]]:
         """Whether images that follow one another are stored, and these: an iterator of `Stored`, or of images."""
@@ -61,8 +64,10 @@ class Queries:
             ArgumentError: no image of the index has the id.
         """
         if isinstance(image, (int, np.integer)) and not isinstance(image, bool):
+            if not self._own:
+                raise ArgumentError(f"id {image} may be of any of several indexes: ask the one that it is of alone")
             return self._stored(int(image))
-        if isinstance(image, (str, os.PathLike)) and not os.path.lexists(image):
+        if self._own and isinstance(image, (str, os.PathLike)) and not os.path.lexists(image):
             for name in (os.path.realpath(image), os.path.abspath(image)):  # a link may lead there, or be called so
                 at = self._places().at(self._store.stored_path(name))
                 if len(at):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from hashfaiss.codes import Comparison, compare_codes
-from hashfaiss.errors import ArgumentError, ImageError
+from hashfaiss.errors import ArgumentError
 from hashfaiss.indexes import CodeIndex
 from hashfaiss.library.answering import (
     How,
@@ -19,31 +18,26 @@ from hashfaiss.library.answering import (
     check_how,
     codes_of,
     combined_hits,
-    hits_of_codes,
     searcher,
-    stream_hits,
 )
+from hashfaiss.library.asking import Asked
 from hashfaiss.library.faiss_file import load_codes
 from hashfaiss.library.hits import Hit, Hits, of_different_files
 from hashfaiss.library.near_images import Among, near_images
-from hashfaiss.library.queries import Queries
+from hashfaiss.library.queries import HitOf, Queries
 from hashfaiss.library.stored_encoder import has_encoder, light_encoder, stored_encoder
 from hashfaiss.storage.places import Places
 from hashfaiss.storage.store import CodeStore
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
-    from hashfaiss.codes import Codes
+    from hashfaiss.cluster.searching import ShardedCodes
     from hashfaiss.encoding.encoder import Encoder
     from hashfaiss.encoding.light import LightEncoder
+    from hashfaiss.library.asking import Many, One
     from hashfaiss.library.sync import Progress
 
-    One = str | os.PathLike[str] | Image | int
-    Many = list[str] | list[Path] | list[Image] | list[int] | tuple[One, ...]
 
-
-class Searching:
+class Searching(Asked):
     """An index as it is asked: `ImageIndex` is one that can be made and changed, too.
 
     What takes time to load (the codes, the encoder) is loaded when it is first needed, once, whichever thread asks.
@@ -56,8 +50,10 @@ class Searching:
         self._light: LightEncoder | Literal[False] | None = None
         self._codes: CodeIndex | None = None
         self._loading = threading.RLock()  # threads that ask first load what they need once
-        self._part: tuple[Wanted, CodeIndex] | None = None
+        self._part: tuple[Wanted, CodeIndex | ShardedCodes] | None = None
         self._places: Places | None = None
+        self._shards: tuple[int, str | None] | None = None  # of actors that search, and the address of their cluster
+        self._shared: ShardedCodes | None = None
 
     @property
     def path(self) -> Path | None:
@@ -116,32 +112,9 @@ class Searching:
     def _forget(self) -> None:
         """What is held of the codes is of a generation that was replaced."""
         self._codes = self._part = self._places = None
-
-    @overload
-    def query(self, images: One, k: int = 10, **how: Unpack[How]) -> Hits: ...
-    @overload
-    def query(self, images: Many, k: int = 10, **how: Unpack[How]) -> list[Hits]: ...
-    def query(self, images: One | Many, k: int = 10, **how: Unpack[How]) -> Hits | list[Hits]:
-        """The k images nearest to one image, or to each of several: certified exact.
-
-        Args:
-            images: a path, a Pillow image, or the id of an image of the index, which is asked with its stored code; so
-                is the path of one whose file is gone.
-            how: see `How`; `exact=False` is for batches and very large indexes.
-
-        Raises:
-            ImageError: a query cannot be read.
-            ArgumentError: `k` is below 1, or no image of the index is what `how` asks for, or has such an id.
-        """
-        return self._answer(images, self._searcher({"k": k}, how))
-
-    @overload
-    def within(self, images: One, radius: int, **how: Unpack[How]) -> Hits: ...
-    @overload
-    def within(self, images: Many, radius: int, **how: Unpack[How]) -> list[Hits]: ...
-    def within(self, images: One | Many, radius: int, **how: Unpack[How]) -> Hits | list[Hits]:
-        """All images within Hamming distance `radius` of one image, or of each of several: exact, as `query`."""
-        return self._answer(images, self._searcher({"radius": radius}, how))
+        if self._shared is not None:
+            self._shared.close()
+            self._shared = None
 
     def combined(
         self,
@@ -169,28 +142,6 @@ class Searching:
         search = self._searcher(asked, how, combined=True)
         return combined_hits(self._queries(), as_list(images), as_list(unlike), search)
 
-    def stream(
-        self, images: Iterable[One], k: int | None = None, radius: int | None = None, **how: Unpack[How]
-    ) -> Iterator[Hits | ImageError]:
-        """Hits for each of many images, or why it cannot be read, in their order; give `k` or `radius`."""
-        if (k is None) == (radius is None):
-            raise ArgumentError("give either k or radius")
-        asked = {"k": k} if k is not None else {"radius": radius}
-        return stream_hits(self._queries(), images, self._searcher(asked, how))
-
-    def search(self, codes: Codes, k: int | None = None, radius: int | None = None, **how: Unpack[How]) -> list[Hits]:
-        """Hits for each of several packed codes, uint8 (n, ceil(K/8)); give `k` or `radius`.
-
-        Raises:
-            ArgumentError: codes of another shape or type, and as `query`; codes have no real outputs to `rerank` by.
-        """
-        if (k is None) == (radius is None):
-            raise ArgumentError("give either k or radius")
-        search = self._searcher({"k": k} if k is not None else {"radius": radius}, how)
-        if search.outputs:
-            raise ArgumentError("rerank needs the network's outputs, and codes have none: leave it out")
-        return hits_of_codes(self.hit, codes, search)
-
     def compare(self, one: One, other: One) -> Comparison:
         """The bits in which the codes of two images differ, and how many: their Hamming distance.
 
@@ -217,32 +168,44 @@ class Searching:
                 self._places = self.store.places()
             return self._places
 
-    def _queries(self) -> Queries:
+    def _queries(self, hit: HitOf | None = None) -> Queries:
+        """What tells how it is asked; with another `hit`, as one of several, where ids are not its own."""
         return Queries(
-            self.store, lambda: self.encoder, self._light_encoder, lambda: self.codes, self.hit, self._placed
+            self.store,
+            lambda: self.encoder,
+            self._light_encoder,
+            self._searched,
+            hit or self.hit,
+            self._placed,
+            own=hit is None,
         )
 
     def _searcher(self, asked: dict[str, Any], how: How, combined: bool = False) -> Search:
         """What answers a batch of queries; wrong arguments are told before any image is read."""
         check_how(how)
+        if self._shards is not None and (combined or how.get("rerank") is not None):
+            raise ArgumentError("rerank and combined queries need all codes here: leave them out, or the engine ray")
         return searcher(self._among(Wanted.of(how)), asked, how, combined)
 
-    def _among(self, wanted: Wanted) -> CodeIndex:
+    def _among(self, wanted: Wanted) -> CodeIndex | ShardedCodes:
         """The codes of the images that are asked for; those of the last filter are kept."""
         if wanted == (None, None):
-            return self.codes
+            return self._searched()
         part = self._part
         if part is None or part[0] != wanted:
-            self._part = part = wanted, self.codes.only(wanted.ids(self.store))
+            self._part = part = wanted, self._searched().only(wanted.ids(self.store))
         return part[1]
 
-    def _answer(self, images: One | Many, search: Search) -> Hits | list[Hits]:
-        answers: list[Hits] = []
-        for result in stream_hits(self._queries(), as_list(images), search):
-            if isinstance(result, ImageError):
-                raise result
-            answers.append(result)
-        return answers if isinstance(images, (list, tuple)) else answers[0]
+    def _searched(self) -> CodeIndex | ShardedCodes:
+        """The codes, here or on the actors that search them."""
+        if self._shards is None:
+            return self.codes
+        with self._loading:
+            if self._shared is None:
+                from hashfaiss.cluster.searching import ShardedCodes
+
+                self._shared = ShardedCodes(self.store, *self._shards)
+            return self._shared
 
     def hit(self, image_id: int, distance: int, score: float | None = None) -> Hit:
         """The image of an id the codes were searched for."""

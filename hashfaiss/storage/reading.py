@@ -54,18 +54,20 @@ class StoredCodes:
     def __len__(self) -> int:
         return int(sum(np.count_nonzero(live) for live in self.live))
 
-    def codes(self) -> tuple[Codes, Int64]:
-        """Codes (n, ceil(K/8)) and ids (n,) of all images, by ascending id.
+    def codes(self, segments: Collection[int] | None = None) -> tuple[Codes, Int64]:
+        """Codes (n, ceil(K/8)) and ids (n,) of all images, or of those of `segments`, by ascending id.
 
         Raises:
             CorruptIndexError: a segment is damaged.
         """
         if self.damaged:
             raise corrupt(self.damaged)
-        codes = [np.empty((0, code_bytes(self.bits)), np.uint8)]
-        for segment, live in zip(self._segments, self.live, strict=True):
-            codes.append(check_codes(segment.codes, self.bits)[live])
-        return np.concatenate(codes), self.ids()
+        codes, ids = [np.empty((0, code_bytes(self.bits)), np.uint8)], [np.empty(0, np.int64)]
+        for number, (segment, live) in enumerate(zip(self._segments, self.live, strict=True)):
+            if segments is None or number in segments:
+                codes.append(check_codes(segment.codes, self.bits)[live])
+                ids.append(segment.ids[live])
+        return np.concatenate(codes), np.concatenate(ids)
 
     def ids(self) -> Int64:
         """Ids of all images, ascending."""
