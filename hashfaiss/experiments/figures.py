@@ -24,6 +24,7 @@ Result = Mapping[str, Any]
 Runs = Mapping[str, Sequence[Result]]  # by row
 
 PANEL = (4.6, 3.8)  # inches
+LEGEND_LINE = 0.21  # inches, of the legend
 RESOLUTION = 100  # dots per inch
 STYLES = ("-", "--", "-.", ":")
 MARKERS = ("o", "s", "^", "D")
@@ -199,5 +200,6 @@ def _finish(figure: Figure, title: str) -> Figure:
     for axes in figure.axes:
         axes.grid(alpha=0.3)
     handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.set_figheight(max(PANEL[1], LEGEND_LINE * (len(labels) + 3)))  # room for a line of each row
     figure.legend(handles, labels, loc="outside right upper", title=title or None, frameon=False)
     return figure

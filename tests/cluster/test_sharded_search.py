@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -112,3 +115,12 @@ def test_the_command(ray, index, photos, monkeypatch):
     assert "engine is 'spark'" in run(*asked, "--engine", "spark", code=2)
     with pytest.raises(ArgumentError, match="of an index in a folder"):
         searching.ShardedCodes(CodeStore.create(None, 20), 2)
+
+
+def test_what_the_page_shows_runs(ray, encoder, photos, monkeypatch):
+    monkeypatch.chdir(photos.parent)
+    encoder.save("dhida.pt")
+    shutil.copy(photos / "cat/0.jpg", "cat.jpg")
+    page = Path(__file__).parents[2].joinpath("docs/machines.md").read_text()
+    for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(block, {})

@@ -244,6 +244,15 @@ def test_figures_are_drawn_of_what_there_is(tmp_path: Path) -> None:
     assert len(draw_figures(tmp_path / "one", ("radius-2", "convergence"), [result(row="ITQ")])) == 1
 
 
+def test_a_legend_of_many_rows_is_whole() -> None:
+    rows = [f"row {number}" for number in range(25)]
+    figure = DRAWINGS["precision-recall"]([result(row=row) for row in rows], {row: {} for row in rows})
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    assert legend.get_window_extent().y0 >= 0
+    assert legend.get_window_extent().y1 <= figure.bbox.y1
+
+
 def test_classes_never_seen_have_a_column_of_their_own(pair: Table) -> None:
     sides = {
         "classes": ["dog", "frog"],
