@@ -12,6 +12,7 @@ from builds import by_id
 from commands import run
 from PIL import Image
 
+from hashfaiss.cluster import encoding
 from hashfaiss.cluster.encoding import RayStream, Worker, _Task
 from hashfaiss.cluster.joining import joined
 from hashfaiss.errors import ArgumentError, HashfaissError
@@ -56,22 +57,23 @@ def test_images_in_memory_are_encoded_here(ray, encoder, photos):
     assert (index.store.codes()[0] == alone.store.codes()[0]).all()
 
 
-def workers():
-    """Processes of actors of ours."""
-    found = subprocess.run(["pgrep", "-f", "ray::Worker"], capture_output=True, text=True).stdout
-    return [int(number) for number in found.split()]
+def test_a_worker_that_is_killed_costs_its_chunk(ray, encoder, photos, alone, monkeypatch):
+    made, killed = [], []
 
-
-def test_a_worker_that_is_killed_costs_its_chunk(ray, encoder, photos, alone):
-    killed = []
+    class Seen(encoding._Actors):
+        def __init__(self, *given):
+            super().__init__(*given)
+            made.append(self)
 
     def stream(encoder, items, notes):
         for number, batch in enumerate(RayStream(workers=2, chunk=1)(encoder, items, notes)):
             if number in (1, 6):
-                killed.append(max(workers()))
+                worker = made[0].free[len(killed)]
+                killed.append(ray.get(worker.__ray_call__.remote(lambda self: os.getpid())))
                 os.kill(killed[-1], signal.SIGKILL)
             yield batch
 
+    monkeypatch.setattr(encoding, "_Actors", Seen)
     index = ImageIndex.create(encoder, photos.parent / "x.index")
     index.build(photos, codes_from=CodesFrom(stream))
     assert len(set(killed)) == 2
@@ -79,8 +81,6 @@ def test_a_worker_that_is_killed_costs_its_chunk(ray, encoder, photos, alone):
 
 
 def test_an_image_that_ends_every_worker_is_told(ray, encoder, photos, monkeypatch):
-    from hashfaiss.cluster import encoding
-
     class Mortal(Worker):
         def encode(self, model, task, items):
             if any("dog" in item.path for item in items):
@@ -97,6 +97,7 @@ def test_an_image_that_ends_every_worker_is_told(ray, encoder, photos, monkeypat
 
 DRIVER = """
 import os, signal, sys
+from hashfaiss.cluster import encoding
 from hashfaiss.cluster.encoding import RayStream
 from hashfaiss.encoding.encoder import Encoder
 from hashfaiss.library import sync
