@@ -3,6 +3,7 @@
     CodeIndex     codes and ids → answers; the one class the rest of hashfaiss searches with, and others may
     Answers       ids and distances of each query, without padding, and whether they are certified exact
     near_groups   images whose codes lie near each other; near_reference: near some of them
+    Parts         codes that lie in several places, asked as one CodeIndex is
     rerank        orders candidates by the query's real outputs
     tune          measures kinds on the codes at hand and chooses one
     KINDS         the kinds of FAISS index there are, and what each can do
@@ -21,6 +22,7 @@ from hashfaiss.indexes.distinct import Distinct
 from hashfaiss.indexes.kind import Abilities, Kind
 from hashfaiss.indexes.kinds import KINDS, parse_kind
 from hashfaiss.indexes.near import near_groups, near_reference
+from hashfaiss.indexes.parts import Parts, Together
 from hashfaiss.indexes.rerank import nearest_by_outputs, rerank
 from hashfaiss.indexes.trials import Trial
 from hashfaiss.indexes.trust import Trust
@@ -36,6 +38,8 @@ __all__ = [
     "CodeIndex",
     "Distinct",
     "Kind",
+    "Parts",
+    "Together",
     "Trial",
     "Trust",
     "Tuning",

@@ -24,7 +24,7 @@ class Answers:
         scores: asymmetric distances, float64 (answers,), where answers were sorted by (score, distance, id) instead.
         complete: int32 (queries,); a query with as many answers as were asked for missed nothing within this distance
             that is not farther than all of them. None where only `exact` is known.
-        missing: what did not answer, of codes that lie on several machines; then nothing is exact.
+        missing: what did not answer, of codes that lie in several places; then nothing is exact.
     """
 
     offsets: npt.NDArray[np.int64]
@@ -78,24 +78,26 @@ class Answers:
             np.concatenate([np.empty(0, np.bool_), *(part.exact for part in parts)]),
             np.concatenate(scores) if scores else None,
             np.concatenate(complete) if len(complete) == len(parts) > 0 else None,
-            tuple(dict.fromkeys(name for part in parts for name in part.missing)),
+            _missing(parts),
         )
 
     @classmethod
     def merge(cls, parts: Sequence[Answers], k: int | None = None) -> Answers:
         """Answers of several indexes to the same queries as one: the k first by (distance, id), or all for a radius.
 
-        An answer is certified where all parts' are, or where each of the others proves that it missed nothing as near
-        as the k-th. With answers to `search(queries, k)`, certified ones are those of one index over all codes.
+        Where they have scores, it is by (score, distance, id). An answer is certified where all parts' are, or where
+        each of the others proves that it missed nothing as near as the k-th. With answers to `search(queries, k)`,
+        certified ones are those of one index over all codes.
 
         Args:
             parts: of indexes that have no id in common.
             k: as the parts were asked for; None where they were asked for a radius.
 
         Raises:
-            ArgumentError: there are none, they answer different numbers of queries, or are ordered by scores.
+            ArgumentError: there are none, they answer different numbers of queries, or some are ordered by scores.
         """
-        if not parts or any(len(part) != len(parts[0]) or part.scores is not None for part in parts):
+        scored = {part.scores is not None for part in parts if len(part.ids)}
+        if not parts or any(len(part) != len(parts[0]) for part in parts) or len(scored) > 1:
             raise ArgumentError(
                 "answers that do not belong together: give those of several indexes to the same queries"
             )
@@ -104,7 +106,9 @@ class Answers:
         asked = np.concatenate([np.repeat(np.arange(queries), count) for count in counts])
         ids = np.concatenate([part.ids for part in parts])
         distances = np.concatenate([part.distances for part in parts])
-        order = np.lexsort((ids, distances, asked))
+        scores = [part.scores for part in parts if part.scores is not None]
+        score = np.concatenate(scores) if scores and False not in scored else None
+        order = np.lexsort((ids, distances, asked) if score is None else (ids, distances, score, asked))
         total = counts.sum(axis=0)
         kept = total if k is None else np.minimum(total, k)
         ranks = np.arange(len(order)) - np.repeat(total.cumsum() - total, total)
@@ -117,7 +121,12 @@ class Answers:
             if part.complete is not None and k:
                 proven = (count == k) & (part.complete >= last)
             exact &= part.exact | proven
-        return cls(offsets, ids[order], distances[order], exact)
+        by_score = None if score is None else score[order]
+        return cls(offsets, ids[order], distances[order], exact, by_score, missing=_missing(parts))
+
+
+def _missing(parts: Sequence[Answers]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name for part in parts for name in part.missing))
 
 
 def whole_number(name: str, value: Any, low: int) -> int:

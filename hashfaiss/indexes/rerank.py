@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,11 +15,12 @@ from hashfaiss.indexes.answers import Answers
 from hashfaiss.indexes.code_index import CodeIndex
 from hashfaiss.indexes.distinct import Distinct
 from hashfaiss.indexes.kind import Int32, Int64, ranges
+from hashfaiss.indexes.parts import Parts
 from hashfaiss.indexes.snapshot import Snapshot
 
 
 def rerank(
-    index: CodeIndex,
+    index: CodeIndex | Parts,
     queries: Codes,
     outputs: npt.NDArray[np.floating[Any]],
     k: int | None = None,
@@ -46,31 +49,34 @@ def rerank(
     now = index.now  # all of one answer is of the same codes
     if k is not None:
         first = now.search(queries, k, exact)
-        radii, sure = [int(distances.max(initial=0)) for _, distances in first], first.exact
+        radii = [int(distances.max(initial=0)) for _, distances in first]
     else:
-        now.within(queries[:0], radius)  # type: ignore[arg-type]  # a wrong radius is told
-        radii, sure = [int(radius or 0)] * len(queries), np.ones(len(queries), np.bool_)
-    rows = zip(queries, outputs, radii, sure.tolist(), strict=True)
-    parts = [_one(now, query[None], output, within, k, exact, certain) for query, output, within, certain in rows]
-    return Answers.join(parts) if parts else now.search(queries, 1)
+        first = now.within(queries[:0], radius)  # type: ignore[arg-type]  # a wrong radius is told
+        radii = [int(radius or 0)] * len(queries)
+    found = Answers.merge(now.ask(candidates, queries, outputs, radii, k, exact), k)
+    sure = first.exact if k is not None else True
+    return replace(found, exact=found.exact & sure, missing=found.missing or first.missing)
 
 
-def _one(
-    index: Snapshot,
-    query: Codes,
-    output: npt.NDArray[np.floating[Any]],
-    radius: int,
+def candidates(
+    now: Snapshot,
+    queries: Codes,
+    outputs: npt.NDArray[np.floating[Any]],
+    radii: Sequence[int],
     k: int | None,
     exact: bool,
-    certain: bool,
 ) -> Answers:
-    found, distinct = index.codes_within(query, radius, exact), index.distinct
-    certain &= bool(found.complete[0] >= min(radius, index.bits))
-    by_code = asymmetric_distances(output, distinct.codes[found.positions], index.bits)
-    return _ordered(distinct, found.positions, by_code, found.distances, k, certain)
+    """The k first of all within its own radius of each query, in the order of `rerank`; None keeps all."""
+    parts, distinct = [], now.distinct
+    for query, output, radius in zip(queries, outputs, radii, strict=True):
+        found = now.codes_within(query[None], radius, exact)
+        certain = bool(found.complete[0] >= min(radius, now.bits))
+        by_code = asymmetric_distances(output, distinct.codes[found.positions], now.bits)
+        parts.append(_ordered(distinct, found.positions, by_code, found.distances, k, certain))
+    return Answers.join(parts)
 
 
-def nearest_by_outputs(index: CodeIndex, outputs: npt.NDArray[np.floating[Any]], k: int) -> Answers:
+def nearest_by_outputs(index: CodeIndex | Parts, outputs: npt.NDArray[np.floating[Any]], k: int) -> Answers:
     """The k images of least (asymmetric distance, Hamming distance, id): all codes are compared, so it is exact.
 
     For outputs (n, K) that are not those of one image: where two images that are asked with together differ, or one is
@@ -82,6 +88,11 @@ def nearest_by_outputs(index: CodeIndex, outputs: npt.NDArray[np.floating[Any]],
     now = index.now
     _check_outputs(outputs, len(outputs), now.bits)
     now.search(pack(outputs[:0]), k)  # a wrong k is told
+    return Answers.merge(now.ask(by_outputs, outputs, k), k)
+
+
+def by_outputs(now: Snapshot, outputs: npt.NDArray[np.floating[Any]], k: int) -> Answers:
+    """`nearest_by_outputs` of a snapshot."""
     parts = []
     for output in outputs:
         scores, positions = asymmetric_distances(output, now.distinct.codes, now.bits), np.arange(len(now.distinct))
@@ -89,7 +100,7 @@ def nearest_by_outputs(index: CodeIndex, outputs: npt.NDArray[np.floating[Any]],
             positions = np.flatnonzero(scores <= np.partition(scores, k - 1)[k - 1])
         distances = hamming(pack(output[None]), now.distinct.codes[positions])[0].astype(np.int32)
         parts.append(_ordered(now.distinct, positions, scores[positions], distances, k, True))
-    return Answers.join(parts) if parts else now.search(pack(outputs), k)
+    return Answers.join(parts)
 
 
 def _check_outputs(outputs: npt.NDArray[np.floating[Any]], queries: int, bits: int) -> None:

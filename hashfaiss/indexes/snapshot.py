@@ -38,6 +38,8 @@ CHEAPER = 0.8  # and probes that surely do are preferred below this share of it.
 # meanwhile: a batch shares these.
 PROOF, WIDENING = 100_000, 400_000
 
+Question = Callable[..., Answers]  # of a snapshot, and what else is given
+
 READER: Any = getattr(faiss, "ZeroCopyIOReader")  # noqa: B009, FAISS's stubs lack it
 
 
@@ -108,6 +110,10 @@ class Snapshot:
         kind = self._first(exact, len(queries), radius)
         work, answers = self._work(kind, 0), len(self) * ANSWERS_PER_CALL // MOST_PER_CALL
         return self._batched(queries, answers, work, lambda batch: self._within(batch, kind, radius, exact))
+
+    def ask(self, question: Question, *given: Any) -> list[Answers]:
+        """As `Parts.ask`: it is the one part."""
+        return [question(self, *given)]
 
     @native()
     def codes_within(self, queries: Codes, radius: int, exact: bool = False) -> Found:
