@@ -102,14 +102,13 @@ def print_build(report: BuildReport) -> None:
 def print_hits(hits: Hits, as_json: bool) -> None:
     """One query's hits: a table, or one JSON object a line."""
     if as_json:
+        exact = {"exact": hits.exact} | ({"missing_parts": hits.missing} if hits.missing else {})
         for rank, hit in enumerate(hits, start=1):
-            about = {"path": hit.path, "labels": hit.labels, "id": hit.id, "exact": hits.exact, **_missing(hit)}
-            about |= {} if hit.index is None else {"index": hit.index}
-            about |= {"missing": hits.missing} if hits.missing else {}
+            about = {"path": hit.path, "labels": hit.labels, "id": hit.id, **exact, **_missing(hit), **_index(hit)}
             score = {} if hit.score is None else {"asymmetric_distance": hit.score}
             print_json({"query": hits.query, "rank": rank, "distance": hit.distance, **score, **about})
         if not hits:
-            print_json({"query": hits.query, "rank": None, "exact": hits.exact})
+            print_json({"query": hits.query, "rank": None, **exact})
         return
     certified = "certified exact" if hits.exact else "not certified exact: there may be nearer ones"
     for name in hits.missing:
@@ -117,12 +116,19 @@ def print_hits(hits: Hits, as_json: bool) -> None:
     asked = "".join(map(shown_path, re.split("( [+-] )", hits.query))) if hits.query else shown_path(None)
     say(f"{asked}: {counted(len(hits), 'hit')}, {certified}")
     if hits:
-        scored = hits[0].score is not None
+        columns = ["rank", "distance"]
+        columns += ["asymmetric"] * (hits[0].score is not None) + ["path", "labels"] + ["index"] * bool(hits[0].index)
         rows = [
-            (str(rank), str(hit.distance), *([f"{hit.score:.3f}"] if scored else []), *_place(hit))
+            (
+                str(rank),
+                str(hit.distance),
+                *([] if hit.score is None else [f"{hit.score:.3f}"]),
+                *_place(hit),
+                *map(shown_path, _index(hit).values()),
+            )
             for rank, hit in enumerate(hits, start=1)
         ]
-        print_table(("rank", "distance", *(["asymmetric"] if scored else []), "path", "labels"), rows)
+        print_table(columns, rows)
 
 
 def print_group(number: int, group: Sequence[Hit], as_json: bool) -> None:
@@ -140,6 +146,10 @@ def print_group(number: int, group: Sequence[Hit], as_json: bool) -> None:
 
 def _missing(hit: Hit) -> dict[str, bool]:
     return {"missing": True} if hit.missing else {}
+
+
+def _index(hit: Hit) -> dict[str, str]:
+    return {} if hit.index is None else {"index": hit.index}
 
 
 def _place(hit: Hit) -> tuple[str, str]:

@@ -27,7 +27,6 @@ from hashfaiss.errors import ArgumentError, HashfaissError
 if TYPE_CHECKING:
     from hashfaiss.library.asking import Asked
     from hashfaiss.library.hits import Hit, Hits
-    from hashfaiss.library.image_index import ImageIndex
     from hashfaiss.storage.store import CodeStore
 
 
@@ -39,7 +38,7 @@ def query(
     ] = None,
     index: Annotated[
         list[Path] | None,
-        typer.Option("--index", help="Index folder; may be repeated.  [default: hashfaiss.index]"),
+        typer.Option("--index", help="Index folder; may be repeated.", show_default=str(DEFAULT_INDEX)),
     ] = None,
     k: Annotated[int | None, typer.Option("-k", "--k", help="How many hits (default 10).")] = None,
     radius: Annotated[int | None, typer.Option("--radius", help="All hits at Hamming distance <= this.")] = None,
@@ -93,8 +92,8 @@ def query(
     half the mean of those of --not, each in units of its mean size; hits are ordered by what they lack of it, and all
     of the index is compared. An image of the index whose file is gone, and --id, are asked with by their stored code.
 
-    Several indexes of one model are asked as one; with --engine ray, the parts of one index lie on the machines of a
-    cluster that see its folder. Examples:
+    Several indexes of one model are asked as one, and each hit names its index; --id is of one. With --engine ray, the
+    parts of an index lie on the machines of a cluster that see its folder. Examples:
 
     \b
         hashfaiss query cat.jpg -k 20 --montage hits.png
@@ -113,6 +112,8 @@ def query(
         raise ArgumentError("both -k and --radius were given: give one of them")
     if not images and not ids:
         raise ArgumentError("there is nothing to ask with: give images, - for paths on stdin, or --id")
+    if ids and index and len(index) > 1:
+        raise ArgumentError(f"--id is an image of one index, and {len(index)} were given: give one --index")
     if montage:
         if montage.suffix.lower() != ".png":  # under another suffix, a build would take it for a photograph
             raise ArgumentError(f"the montage {str(montage)!r} is a PNG: give it a name that ends in .png")
@@ -122,11 +123,8 @@ def query(
         from hashfaiss.encoding.encoder import Encoder
 
         encoder = Encoder.load(model, device)
-    asked_of = [
-        ImageIndex.open(one, encoder, device, engine, shards, address)
-        for one in dict.fromkeys(index or [DEFAULT_INDEX])
-    ]
-    opened: Asked = asked_of[0] if len(asked_of) == 1 else Several(asked_of)
+    each = [ImageIndex.open(one, encoder, device, engine, shards, address) for one in index or [DEFAULT_INDEX]]
+    opened: Asked = each[0] if len(each) == 1 else Several(each)
     drawn: list[Hits] = []
     failed = False
     if k is None and radius is None:
@@ -134,7 +132,7 @@ def query(
     how = How(exact=not approximate, labels=label, paths=path, rerank=rerank)  # type: ignore[typeddict-item]
     asked: Iterable[Any] = chain(_paths(images or []), ids or [])
     answers: Iterable[Any] = (
-        [_one(asked_of).combined(list(asked), unlike or [], k, radius, **how)]
+        [opened.combined(list(asked), unlike or [], k, radius, **how)]
         if combine or unlike
         else opened.stream(asked, k, radius, **how)
     )
@@ -147,17 +145,10 @@ def query(
         if montage and len(drawn) <= MOST_ROWS:
             drawn.append(answer)
     if montage and drawn:
-        labels = set[str]().union(*(one.store.labels() for one in asked_of))
         more = f" (the first {MOST_ROWS} queries)" if len(drawn) > MOST_ROWS else ""
-        note(f"montage: {shown_path(str(draw_montage(montage, drawn, labels)))}{more}")
+        note(f"montage: {shown_path(str(draw_montage(montage, drawn, opened.label_names())))}{more}")
     if failed:
         raise typer.Exit(1)
-
-
-def _one(indexes: list[ImageIndex]) -> ImageIndex:
-    if len(indexes) > 1:
-        raise ArgumentError(f"{len(indexes)} indexes were given: --combine and --not are of one, give one")
-    return indexes[0]
 
 
 def _paths(images: list[str]) -> Iterator[str]:

@@ -6,36 +6,41 @@ started again and loads its segments when it is next asked; until then answers s
 
 from __future__ import annotations
 
+import json
 import socket
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
+import faiss
 import numpy as np
+import numpy.typing as npt
 
 from hashfaiss.cluster.joining import joined
-from hashfaiss.codes import Codes
 from hashfaiss.encoding.crew import told
 from hashfaiss.errors import ArgumentError, HashfaissError
-from hashfaiss.indexes import Answers, CodeIndex
+from hashfaiss.files import fast_digest
+from hashfaiss.indexes import Answers, CodeIndex, Parts
 from hashfaiss.indexes.kinds import usable
+from hashfaiss.indexes.snapshot import Question
 from hashfaiss.storage.paths import Int64
 from hashfaiss.storage.store import CodeStore
 
-Made = TypeVar("Made")
-SECONDS = 5.0  # after which a part that does not answer is missing from an answer
+SECONDS = 3.0  # after which a part is asked whether it is at work; as long after that, it is missing from the answer
+TRIES = 3  # of a question that ended its actor
+SIGNS = "signs"  # a thread of each actor that answers while the other one works
 
 
 class Share(NamedTuple):
     """Segments of one generation of an index folder, by their number."""
 
     folder: Path
-    generation: int
+    manifest: str  # its digest
     segments: tuple[int, ...]
     kind: str
+    threads: int  # to search a batch in
 
 
-class ShardedCodes:
+class ShardedCodes(Parts):
     """Codes of an index folder, shared out to actors: searched as `hashfaiss.indexes.CodeIndex` is.
 
     Exact answers are those of one index over all codes, bit for bit; approximate ones are those of each part's kind.
@@ -53,78 +58,83 @@ class ShardedCodes:
     def __init__(self, store: CodeStore, shards: int, address: str | None = None) -> None:
         if store.path is None or shards < 1:
             raise ArgumentError(f"{shards} shards of an index at {store.path}: give 1 or more, of an index in a folder")
-        self.bits, self._store = store.bits, store
-        self._shares = _shared_out(store, shards)
+        super().__init__(store.bits)
         self._ray = joined(address)
-        made = self._ray.remote(Holder).options(
-            num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy="SPREAD"
+        cores = int(self._ray.cluster_resources().get("CPU", 1))
+        self._shares = _shared_out(store, shards, cores)
+        made = self._ray.remote(concurrency_groups={SIGNS: 1})(Holder).options(
+            num_cpus=0, max_restarts=-1, max_task_retries=TRIES, scheduling_strategy="SPREAD"
         )
         self._actors = [made.remote() for _ in self._shares]
-        self._only: tuple[Int64, Any] | None = None
-        for answer in self._ray.get([actor.load.remote(share) for actor, share in self._each()]):
+        self._only: tuple[str | None, Any] = None, None
+        pairs = zip(self._actors, self._shares, strict=True)
+        for answer in self._ray.get([actor.load.remote(share) for actor, share in pairs]):
             if isinstance(answer, Exception):
                 raise answer
 
-    def _each(self) -> list[tuple[Any, Share]]:
-        return list(zip(self._actors, self._shares, strict=True))
-
-    def search(self, queries: Codes, k: int = 10, exact: bool = False) -> Answers:
-        """See `CodeIndex.search`."""
-        return self._asked("search", queries, k, exact, k)
-
-    def within(self, queries: Codes, radius: int, exact: bool = False) -> Answers:
-        """See `CodeIndex.within`."""
-        return self._asked("within", queries, radius, exact, None)
-
-    def only(self, ids: Int64) -> ShardedCodes:
+    def only(self, ids: npt.ArrayLike) -> ShardedCodes:
         """Those of these ids alone, on the same actors."""
         part = object.__new__(ShardedCodes)
         part.__dict__.update(self.__dict__)
-        part._only = ids, self._ray.put(np.unique(ids))
+        given = self._ray.put(np.unique(np.asarray(ids, np.int64)))
+        part._only = given.hex(), given
         return part
 
-    def reconstruct(self, ids: list[int]) -> Codes:
-        """Codes (n, bytes) of these ids, from the folder as it is open here. ArgumentError where one is not there."""
-        codes, known = self._store.codes()
-        rows = np.searchsorted(known, ids)
-        if (rows >= len(known)).any() or (known[rows] != ids).any():
-            raise ArgumentError(f"no code has one of the ids {ids[:3]}")
-        return codes[rows]
+    def each(self, question: Question, *given: Any) -> list[Answers]:
+        """See `Parts.each`; of a part that does not answer, nothing but its name.
 
-    def _asked(self, name: str, queries: Codes, number: int, exact: bool, k: int | None) -> Answers:
-        if not len(queries):  # arguments alone are checked
-            checked: Answers = getattr(CodeIndex(bits=self.bits, kind="flat"), name)(queries, number, exact)
-            return checked
-        only = None if self._only is None else self._only[1]
-        asked = [actor.answer.remote(share, name, queries, number, exact, only) for actor, share in self._each()]
-        done, _ = self._ray.wait(asked, num_returns=len(asked), timeout=SECONDS)
-        parts, missing = list[Answers](), list[str]()
-        for place, one in enumerate(asked, start=1):
-            answer = self._answer(one) if one in done else None
-            if answer is None:
-                missing.append(f"part {place} of {len(asked)}")
-            else:
-                parts.append(answer)
-        if not parts:
+        Raises:
+            HashfaissError: none answers.
+        """
+        pairs = zip(self._actors, self._shares, strict=True)
+        asked = [actor.answer.remote(share, *self._only, question, *given) for actor, share in pairs]
+        late = self._late(asked)
+        found = ["" if number in late else self._answer(one) for number, one in enumerate(asked)]
+        if not any(isinstance(answers, Answers) for answers in found):
+            why = next((f" ({reason})" for reason in found if reason), "")
             raise HashfaissError(
-                f"none of the {len(asked)} parts of {str(self._store.path)!r} answers: ask again later"
+                f"none of the {len(found)} parts of {str(self._shares[0].folder)!r} answers{why}: ask again later"
             )
-        merged = Answers.merge(parts, k)
-        if not missing:
-            return merged
-        none = np.zeros(len(merged), np.bool_)
-        return Answers(merged.offsets, merged.ids, merged.distances, none, missing=tuple(missing))
+        return [
+            answers if isinstance(answers, Answers) else self._absent(number, answers, len(given[0]))
+            for number, answers in enumerate(found)
+        ]
 
-    def _answer(self, asked: Any) -> Answers | None:
-        """What an actor answered; None where it could not, for now."""
+    def _late(self, asked: list[Any]) -> set[int]:
+        """Numbers of those that are not answered, and that no actor works at: it is gone, or loads its segments."""
+        late, waiting = set[int](), dict(enumerate(asked))
+        while waiting:
+            waiting = self._waited(waiting)
+            signs = {
+                number: self._actors[number].holds.options(concurrency_group=SIGNS).remote(self._shares[number])
+                for number in waiting
+            }
+            none = self._waited(signs).keys()
+            late |= {number for number, sign in signs.items() if number in none or self._answer(sign) is not True}
+            waiting = {number: one for number, one in waiting.items() if number not in late}
+        return late
+
+    def _waited(self, asked: dict[int, Any]) -> dict[int, Any]:
+        """Those that are not answered after some time."""
+        if not asked:
+            return {}
+        done, _ = self._ray.wait(list(asked.values()), num_returns=len(asked), timeout=SECONDS)
+        return {number: one for number, one in asked.items() if one not in done}
+
+    def _answer(self, asked: Any) -> Any:
+        """What an actor answered, or a text where it could not: why, where that is known."""
         try:
             answer = self._ray.get(asked)
-        except self._ray.exceptions.RayError:
-            return None
-        if isinstance(answer, Exception):
-            raise answer
-        found: Answers = answer
-        return found
+        except self._ray.exceptions.RayActorError:  # it ended, and is started again
+            return ""
+        except self._ray.exceptions.RayError as error:
+            return str(error).strip().split("\n")[-1]
+        return str(answer) if isinstance(answer, Exception) else answer
+
+    def _absent(self, number: int, why: str, queries: int) -> Answers:
+        name = f"part {number + 1} of {len(self._shares)} of {str(self._shares[0].folder)!r}" + f" ({why})" * bool(why)
+        offsets, nothing = np.zeros(queries + 1, np.int64), np.empty(0, np.int64)
+        return Answers(offsets, nothing, nothing.astype(np.int32), np.zeros(queries, np.bool_), missing=(name,))
 
     def close(self) -> None:
         """End the actors."""
@@ -132,7 +142,7 @@ class ShardedCodes:
             self._ray.kill(actor)
 
 
-def _shared_out(store: CodeStore, shards: int) -> list[Share]:
+def _shared_out(store: CodeStore, shards: int, cores: int) -> list[Share]:
     """Segments, in as many shares of about as many rows as there are, each of one segment at least."""
     rows = [entry["rows"] for entry in store.manifest["segments"]]
     shares: list[list[int]] = [[] for _ in range(max(1, min(shards, len(rows))))]
@@ -140,15 +150,12 @@ def _shared_out(store: CodeStore, shards: int) -> list[Share]:
         min(shares, key=lambda share: sum(rows[one] for one in share)).append(number)
     built = (store.manifest.get("index") or {}).get("kind", "flat").partition(":")[0]
     assert store.path is not None
-    generation = store.manifest["generation"]
-    return [Share(store.path, generation, tuple(sorted(share)), usable(built)) for share in shares]
+    about, threads = _digest(store.manifest), max(1, cores // len(shares))
+    return [Share(store.path, about, tuple(sorted(share)), built, threads) for share in shares]
 
 
-def _tried(work: Callable[[], Made]) -> Made | HashfaissError:
-    try:
-        return work()
-    except Exception as error:
-        return told(error)
+def _digest(manifest: dict[str, Any]) -> str:
+    return fast_digest(json.dumps(manifest, sort_keys=True).encode())
 
 
 class Holder:
@@ -157,41 +164,47 @@ class Holder:
     def __init__(self) -> None:
         self._share: Share | None = None
         self._codes = CodeIndex(bits=8, kind="flat")
-        self._part: tuple[bytes, CodeIndex] | None = None
+        self._part: tuple[str | None, CodeIndex] = None, self._codes
+
+    def holds(self, share: Share) -> bool:
+        """Whether it has this share; answered while it searches or loads, too."""
+        return share == self._share
 
     def load(self, share: Share) -> HashfaissError | None:
         """Hold this share, unless it does. What is wrong, or None."""
-        return _tried(lambda: self._load(share))
+        try:
+            self._load(share)
+        except Exception as error:
+            return told(error)
+        return None
 
     def answer(
-        self, share: Share, name: str, queries: Codes, number: int, exact: bool, only: Int64 | None
+        self, share: Share, name: str | None, only: Int64 | None, question: Question, *given: Any
     ) -> Answers | HashfaissError:
-        """What the share answers to `search` or `within`, among `only` these ids."""
-
-        def search() -> Answers:
+        """What `question(snapshot, *given)` is of the share, or of the ids `only`, which have a name of their own."""
+        try:
             self._load(share)
-            found: Answers = getattr(self._among(only), name)(queries, number, exact)
-            return found
-
-        return _tried(search)
+            return question(self._among(name, only).now, *given)
+        except Exception as error:
+            return told(error)
 
     def _load(self, share: Share) -> None:
         if share == self._share:
             return
         store = CodeStore.open(share.folder)
-        if store.manifest["generation"] != share.generation:
+        if _digest(store.manifest) != share.manifest:
             raise HashfaissError(
                 f"{str(share.folder)!r} is of generation {store.manifest['generation']} on {socket.gethostname()!r}, "
-                f"and of {share.generation} where it is asked: it was built again, so open it again"
+                "and of another where it is asked: it was built again, so open it again"
             )
         codes, ids = store.codes(share.segments)
-        self._codes, self._share, self._part = CodeIndex(codes, ids, store.bits, share.kind), share, None
+        faiss.omp_set_num_threads(share.threads)
+        made = CodeIndex(codes, ids, store.bits, usable(share.kind))
+        self._codes, self._part, self._share = made, (None, made), share
 
-    def _among(self, only: Int64 | None) -> CodeIndex:
+    def _among(self, name: str | None, only: Int64 | None) -> CodeIndex:
         if only is None:
             return self._codes
-        key = only.tobytes()
-        if self._part is None or self._part[0] != key:
-            own = np.intersect1d(only, self._codes.now.distinct.ids)
-            self._part = key, self._codes.only(own)
+        if self._part[0] != name:
+            self._part = name, self._codes.only(np.intersect1d(only, self._codes.distinct.ids))
         return self._part[1]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict
 
@@ -14,13 +14,12 @@ import numpy.typing as npt
 from hashfaiss.codes import Codes, code_bytes, pack, unpack
 from hashfaiss.ending import native, stepwise
 from hashfaiss.errors import ArgumentError, ImageError
-from hashfaiss.indexes import Answers, CodeIndex, nearest_by_outputs, rerank
+from hashfaiss.indexes import Answers, CodeIndex, Parts, nearest_by_outputs, rerank
 from hashfaiss.library.hits import Hits
 from hashfaiss.library.queries import HitOf, Queries
 from hashfaiss.wording import composed
 
 if TYPE_CHECKING:
-    from hashfaiss.cluster.searching import ShardedCodes
     from hashfaiss.encoding.items import Batch, Item
     from hashfaiss.storage.store import CodeStore
 
@@ -61,14 +60,14 @@ class Wanted(NamedTuple):
         labels = _texts("labels", how.get("labels"))
         return cls(labels and frozenset(map(composed, labels)), _texts("paths", how.get("paths")))
 
-    def ids(self, store: CodeStore) -> npt.NDArray[np.int64]:
-        """Ids of such images; ArgumentError for a label that no image has, and where there is no such image."""
-        if self.labels and (unknown := self.labels - (known := store.labels())):
+    def ids(self, stores: Sequence[CodeStore]) -> list[npt.NDArray[np.int64]]:
+        """Ids of such images of each; ArgumentError for a label that no image has, and where there is no such image."""
+        if self.labels and (unknown := self.labels - (known := set[str]().union(*(one.labels() for one in stores)))):
             more = ", ..." if len(known) > LABELS_NAMED else ""
             there = f"it has {', '.join(sorted(known)[:LABELS_NAMED])}{more}" if known else "it has none"
             raise ArgumentError(f"no image of the index has label {min(unknown)!r}: {there}")
-        ids = store.where(*self)
-        if not len(ids):
+        ids = [store.where(*self) for store in stores]
+        if not any(map(len, ids)):
             named = [
                 f"{what} {' or '.join(map(repr, sorted(texts)))}"
                 for what, texts in zip(("label", "path"), self, strict=True)
@@ -108,7 +107,7 @@ def check_how(how: How) -> None:
         raise ArgumentError(f"rerank is {order!r}: give 'asymmetric', or leave it out")
 
 
-def searcher(codes: CodeIndex | ShardedCodes, asked: dict[str, Any], how: How, combined: bool = False) -> Search:
+def searcher(codes: CodeIndex | Parts, asked: dict[str, Any], how: How, combined: bool = False) -> Search:
     """What answers a batch of queries among `codes`; ArgumentError for a wrong k or radius.
 
     Args:
@@ -120,7 +119,6 @@ def searcher(codes: CodeIndex | ShardedCodes, asked: dict[str, Any], how: How, c
     def search(queries: Codes, outputs: Outputs | None) -> Answers:
         if outputs is None:
             return (codes.search if "k" in asked else codes.within)(queries, exact=exact, **asked)
-        assert isinstance(codes, CodeIndex)
         if combined and "k" in asked:
             return nearest_by_outputs(codes, outputs, **asked)
         return rerank(codes, queries, outputs, exact=exact, **asked)

@@ -11,13 +11,11 @@ import numpy as np
 
 from hashfaiss.codes import Codes
 from hashfaiss.errors import ArgumentError
-from hashfaiss.indexes import CodeIndex
 from hashfaiss.library.hits import Hit
 from hashfaiss.storage.places import Places
 from hashfaiss.storage.store import CodeStore
 
 if TYPE_CHECKING:
-    from hashfaiss.cluster.searching import ShardedCodes
     from hashfaiss.encoding.encoder import Encoder
     from hashfaiss.encoding.light import LightEncoder
 
@@ -35,9 +33,8 @@ class Queries:
     """Tells what is to be encoded from what the index has a code of.
 
     Args:
-        encoder, light, codes, places: made when they are first asked for, which takes seconds for the encoder.
+        encoder, light, places: made when they are first asked for, which takes seconds for the encoder.
         hit: makes hits of ids.
-        own: whether an id, and a path whose file is gone, are asked with the code that the index has of them.
     """
 
     def __init__(
@@ -45,29 +42,24 @@ class Queries:
         store: CodeStore,
         encoder: Callable[[], Encoder],
         light: Callable[[], LightEncoder | None],
-        codes: Callable[[], CodeIndex | ShardedCodes],
         hit: HitOf,
         places: Callable[[], Places],
-        own: bool = True,
     ) -> None:
-        self._store, self.encoder, self.light, self._codes, self.hit = store, encoder, light, codes, hit
-        self._places, self._own = places, own
+        self._store, self.encoder, self.light, self.hit, self._places = store, encoder, light, hit, places
 
     def parts(self, images: Iterable[Any]) -> Iterator[tuple[bool, Any]]:
         """Whether images that follow one another are stored, and these: an iterator of `Stored`, or of images."""
-        return groupby(map(self._known, images), key=lambda image: isinstance(image, Stored))
+        return groupby(map(self.known, images), key=lambda image: isinstance(image, Stored))
 
-    def _known(self, image: Any) -> Any:
+    def known(self, image: Any) -> Any:
         """The stored code of an id, or of a path whose file is gone; else the image itself.
 
         Raises:
             ArgumentError: no image of the index has the id.
         """
         if isinstance(image, (int, np.integer)) and not isinstance(image, bool):
-            if not self._own:
-                raise ArgumentError(f"id {image} may be of any of several indexes: ask the one that it is of alone")
             return self._stored(int(image))
-        if self._own and isinstance(image, (str, os.PathLike)) and not os.path.lexists(image):
+        if isinstance(image, (str, os.PathLike)) and not os.path.lexists(image):
             for name in (os.path.realpath(image), os.path.abspath(image)):  # a link may lead there, or be called so
                 at = self._places().at(self._store.stored_path(name))
                 if len(at):
@@ -78,8 +70,8 @@ class Queries:
 
     def _stored(self, number: int) -> Stored:
         try:
-            code, row = self._codes().reconstruct([number]), self._store.row(number)
-        except (ArgumentError, KeyError):
+            code, row = self._store.code(number), self._store.row(number)
+        except KeyError:
             raise ArgumentError(
                 f"the index has no image of id {number}: ids are those that `query --json` shows"
             ) from None

@@ -7,24 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
-from hashfaiss.codes import Comparison, compare_codes
-from hashfaiss.errors import ArgumentError
 from hashfaiss.indexes import CodeIndex
-from hashfaiss.library.answering import (
-    How,
-    Search,
-    Wanted,
-    as_list,
-    check_how,
-    codes_of,
-    combined_hits,
-    searcher,
-)
+from hashfaiss.library.answering import Wanted
 from hashfaiss.library.asking import Asked
 from hashfaiss.library.faiss_file import load_codes
-from hashfaiss.library.hits import Hit, Hits, of_different_files
+from hashfaiss.library.hits import Hit, of_different_files
 from hashfaiss.library.near_images import Among, near_images
-from hashfaiss.library.queries import HitOf, Queries
+from hashfaiss.library.queries import Queries
 from hashfaiss.library.stored_encoder import has_encoder, light_encoder, stored_encoder
 from hashfaiss.storage.places import Places
 from hashfaiss.storage.store import CodeStore
@@ -33,7 +22,6 @@ if TYPE_CHECKING:
     from hashfaiss.cluster.searching import ShardedCodes
     from hashfaiss.encoding.encoder import Encoder
     from hashfaiss.encoding.light import LightEncoder
-    from hashfaiss.library.asking import Many, One
     from hashfaiss.library.sync import Progress
 
 
@@ -44,13 +32,13 @@ class Searching(Asked):
     """
 
     def __init__(self, store: CodeStore, encoder: Encoder | None = None, device: str = "auto") -> None:
+        super().__init__()
         self.store = store
         self._encoder = encoder
         self._device = device
         self._light: LightEncoder | Literal[False] | None = None
         self._codes: CodeIndex | None = None
         self._loading = threading.RLock()  # threads that ask first load what they need once
-        self._part: tuple[Wanted, CodeIndex | ShardedCodes] | None = None
         self._places: Places | None = None
         self._shards: tuple[int, str | None] | None = None  # of actors that search, and the address of their cluster
         self._shared: ShardedCodes | None = None
@@ -116,43 +104,6 @@ class Searching(Asked):
             self._shared.close()
             self._shared = None
 
-    def combined(
-        self,
-        images: One | Many,
-        unlike: One | Many = (),
-        k: int | None = None,
-        radius: int | None = None,
-        **how: Unpack[How],
-    ) -> Hits:
-        """The images nearest to several together, and away from those they shall be unlike: see `combine_outputs`.
-
-        Hits are ordered by the asymmetric distance from what comes of it (see `hashfaiss.indexes.rerank`): the k of
-        least (default 10) of all there are, or those within Hamming distance `radius` of its signs.
-
-        Args:
-            images, unlike: as for `query`.
-
-        Raises:
-            ImageError: one of them cannot be read.
-            ArgumentError: as `query`, and no image to be like.
-        """
-        if k is not None and radius is not None:
-            raise ArgumentError("give either k or radius")
-        asked: dict[str, Any] = {"radius": radius} if radius is not None else {"k": 10 if k is None else k}
-        search = self._searcher(asked, how, combined=True)
-        return combined_hits(self._queries(), as_list(images), as_list(unlike), search)
-
-    def compare(self, one: One, other: One) -> Comparison:
-        """The bits in which the codes of two images differ, and how many: their Hamming distance.
-
-        Each may be what a query may be: an image of the index, by id, or one whose file is gone has its stored code.
-
-        Raises:
-            ImageError: one of them cannot be read.
-            ArgumentError: no image of the index has the id.
-        """
-        return compare_codes(codes_of(self._queries(), [one, other]), self.bits)
-
     def find(self, path: str) -> int | None:
         """The id of the image at this path, as it was when it was indexed; None if there is none. Looks at no file."""
         places = self._placed()
@@ -168,35 +119,14 @@ class Searching(Asked):
                 self._places = self.store.places()
             return self._places
 
-    def _queries(self, hit: HitOf | None = None) -> Queries:
-        """What tells how it is asked; with another `hit`, as one of several, where ids are not its own."""
-        return Queries(
-            self.store,
-            lambda: self.encoder,
-            self._light_encoder,
-            self._searched,
-            hit or self.hit,
-            self._placed,
-            own=hit is None,
-        )
+    def _queries(self) -> Queries:
+        return Queries(self.store, lambda: self.encoder, self._light_encoder, self.hit, self._placed)
 
-    def _searcher(self, asked: dict[str, Any], how: How, combined: bool = False) -> Search:
-        """What answers a batch of queries; wrong arguments are told before any image is read."""
-        check_how(how)
-        if self._shards is not None and (combined or how.get("rerank") is not None):
-            raise ArgumentError("rerank and combined queries need all codes here: leave them out, or the engine ray")
-        return searcher(self._among(Wanted.of(how)), asked, how, combined)
+    def label_names(self) -> set[str]:
+        """Every label that an image has."""
+        return self.store.labels()
 
-    def _among(self, wanted: Wanted) -> CodeIndex | ShardedCodes:
-        """The codes of the images that are asked for; those of the last filter are kept."""
-        if wanted == (None, None):
-            return self._searched()
-        part = self._part
-        if part is None or part[0] != wanted:
-            self._part = part = wanted, self._searched().only(wanted.ids(self.store))
-        return part[1]
-
-    def _searched(self) -> CodeIndex | ShardedCodes:
+    def _all(self) -> CodeIndex | ShardedCodes:
         """The codes, here or on the actors that search them."""
         if self._shards is None:
             return self.codes
@@ -206,6 +136,9 @@ class Searching(Asked):
 
                 self._shared = ShardedCodes(self.store, *self._shards)
             return self._shared
+
+    def _only(self, wanted: Wanted) -> CodeIndex | ShardedCodes:
+        return self._all().only(*wanted.ids([self.store]))
 
     def hit(self, image_id: int, distance: int, score: float | None = None) -> Hit:
         """The image of an id the codes were searched for."""

@@ -187,7 +187,11 @@ class Segment:
     @property
     def codes(self) -> Codes:
         """uint8 (n, ceil(K/8)); read anew each time."""
-        codes: Codes = self._read("codes")
+        return self.codes_at(slice(0, len(self)))
+
+    def codes_at(self, rows: slice) -> Codes:
+        """The codes of some rows."""
+        codes: Codes = self._read("codes", rows)
         return codes
 
     @property

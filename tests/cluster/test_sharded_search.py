@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import collections
+import itertools
 import os
 import re
 import shutil
@@ -52,19 +53,21 @@ def same(one, other):
 
 def test_answers_are_those_of_one_index(ray, index, photos):
     sharded = ImageIndex.open(index.path, index.encoder, engine="ray", shards=2)
-    codes = sharded._searched()
+    codes = sharded._all()
     queries = np.random.default_rng(0).integers(0, 256, (20, 3), dtype=np.uint8) & np.array([255, 255, 15], np.uint8)
     for k in (1, 5, 12, 40):
         same(codes.search(queries, k, True), index.codes.search(queries, k, True))
     for radius in (0, 6, 20):
         same(codes.within(queries, radius, True), index.codes.within(queries, radius, True))
-    for how in ({}, {"paths": "cat/*"}, {"labels": "dog"}):
-        found = sharded.query(str(photos / "bird/0.jpg"), 9, **how)
-        assert found == index.query(str(photos / "bird/0.jpg"), 9, **how)
+    asked = [str(photos / name) for name in ("bird/0.jpg", "cat/1.png")]
+    for how in ({}, {"paths": "cat/*"}, {"labels": "dog"}, {"rerank": "asymmetric"}):
+        assert sharded.query(asked, 9, **how) == index.query(asked, 9, **how)
+        assert sharded.within(asked, 8, **how) == index.within(asked, 8, **how)
+        assert sharded.combined(asked, photos / "dog/1.png", 9, **how) == index.combined(
+            asked, photos / "dog/1.png", 9, **how
+        )
     number = int(index.store.ids()[3])
     assert sharded.query(number, 4) == index.query(number, 4)
-    with pytest.raises(ArgumentError, match="need all codes here"):
-        sharded.query(number, rerank="asymmetric")
     with pytest.raises(ArgumentError, match="k is 0"):
         sharded.query(number, 0)
     index.build(photos)  # nothing changes, so the generation stays
@@ -79,40 +82,97 @@ def test_answers_are_those_of_one_index(ray, index, photos):
     sharded._forget()
 
 
-def test_a_part_that_is_gone_is_named_and_comes_back(ray, index, photos, monkeypatch):
-    monkeypatch.setattr(searching, "SECONDS", 0.0)
+@pytest.fixture
+def sharded(ray, index, monkeypatch):
+    """The index on two actors, which are waited for long."""
+    monkeypatch.setattr(searching, "SECONDS", 60.0)
     sharded = ImageIndex.open(index.path, index.encoder, engine="ray", shards=2)
-    codes, asked = sharded._searched(), str(photos / "bird/0.jpg")
-    monkeypatch.setattr(searching, "SECONDS", 60.0)
+    yield sharded
+    sharded._forget()
+
+
+def process(ray, codes, number):
+    """Of an actor."""
+    return ray.get(codes._actors[number].__ray_call__.remote(lambda self: os.getpid()))
+
+
+def test_a_part_that_is_killed_loads_its_segments_and_is_named_until_it_can(ray, sharded, photos):
+    asked, folder = str(photos / "bird/0.jpg"), sharded.path
     whole = sharded.query(asked, 12)
-    assert (whole.exact, whole.missing) == (True, ())
-    holder = ray.get(codes._actors[1].__ray_call__.remote(lambda self: os.getpid()))
-    os.kill(holder, signal.SIGSTOP)  # it is there, and does not answer
-    monkeypatch.setattr(searching, "SECONDS", 2.0)
+    assert (whole.exact, whole.missing, len(whole)) == (True, (), 12)
+    killed = process(ray, sharded._all(), 1)
+    os.kill(killed, signal.SIGKILL)
+    assert sharded.query(asked, 12) == whole
+    folder.rename(folder.with_name("away.index"))  # so it cannot load
+    os.kill(process(ray, sharded._all(), 1), signal.SIGKILL)
+    for how in ({}, {"rerank": "asymmetric"}, {"paths": "*"}):
+        part = sharded.query(asked, 12, **how)
+        assert not part.exact
+        assert part.missing == (
+            f"part 2 of 2 of {str(folder)!r} (there is no index at {str(folder)!r}: make one with `hashfaiss build`, "
+            "or give its folder with --index)",
+        )
+        assert {hit.id for hit in part} < {hit.id for hit in whole}
+    folder.with_name("away.index").rename(folder)
+    assert sharded.query(asked, 12) == whole
+    assert process(ray, sharded._all(), 1) != killed
+
+
+def test_a_part_that_works_is_waited_for_and_one_that_hangs_is_not(ray, sharded, photos, tmp_path, monkeypatch):
+    asked = str(photos / "bird/0.jpg")
+    whole, codes = sharded.query(asked, 12), sharded._all()
+    codes_of_asked = sharded.encoder.encode([asked])
+
+    def long(now, queries):
+        while not (tmp_path / "signs").exists():
+            time.sleep(0.01)
+        return now.search(queries, 3)
+
+    def waited(of, asked, wait=codes._waited):
+        left = wait(asked)
+        if not left and asked:  # signs came, and the answers did not
+            (tmp_path / "signs").touch()
+        return left
+
+    monkeypatch.setattr(searching, "SECONDS", 3.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(searching.ShardedCodes, "_waited", waited)
+        assert not any(part.missing for part in codes.each(long, codes_of_asked))
+    hanging = process(ray, codes, 1)
+    os.kill(hanging, signal.SIGSTOP)
     part = sharded.query(asked, 12)
-    assert not part.exact
-    assert part.missing == ("part 2 of 2",)
-    assert set(part) < set(whole)
-    os.kill(holder, signal.SIGKILL)
+    os.kill(hanging, signal.SIGCONT)
+    assert (part.exact, part.missing) == (False, (f"part 2 of 2 of {str(sharded.path)!r}",))
     monkeypatch.setattr(searching, "SECONDS", 60.0)
-    for _ in range(30):  # the cluster has to see that it is gone
-        again = sharded.query(asked, 12)
-        if again == whole:
-            break
-        time.sleep(1)
-    assert again == whole
+    assert sharded.query(asked, 12) == whole
+
+
+def test_a_question_that_ends_its_actor_is_given_up(ray, sharded, photos, monkeypatch):
+    monkeypatch.setattr(searching, "TRIES", 1)
+    codes, asked, query = sharded._all(), str(photos / "bird/0.jpg"), np.zeros((1, 3), np.uint8)
+    whole = sharded.query(asked, 12)
+    few = min(len(part.ids) for part in codes.each(lambda now, queries: now.within(queries, 20), query))
+
+    def deadly(now, queries):
+        return now.search(queries, 3) if len(now) > few else os._exit(1)
+
+    assert [bool(part.missing) for part in codes.each(deadly, query)].count(True) == 1
+    assert sharded.query(asked, 12) == whole
     codes.close()
-    with pytest.raises(HashfaissError, match="none of the 2 parts"):
-        for _ in range(60):  # actors end in their own time
-            sharded.query(asked, 3)
-            time.sleep(0.5)
+    for actor in codes._actors:
+        with pytest.raises(ray.exceptions.RayActorError):  # it ends in its own time
+            collections.deque(ray.get(actor.holds.remote(None)) for _ in itertools.count())
+    with pytest.raises(HashfaissError, match=r"none of the 2 parts of '.*x.index' answers: ask again"):
+        sharded.query(asked, 3)
 
 
 def test_the_command(ray, index, photos, monkeypatch):
     monkeypatch.chdir(photos.parent)
     asked = ("query", "photos/cat/1.png", "--index", "x.index", "--json", "--device", "cpu")
     assert run(*asked, "--engine", "ray", "--shards", "3") == run(*asked)
-    assert all(json.loads(line)["exact"] for line in run(*asked, "--engine", "ray").splitlines())
+    many = (*asked, "--index", "y.index")
+    shutil.copytree("x.index", "y.index")  # several, each on actors
+    assert run(*many, "--engine", "ray", "--rerank", "asymmetric") == run(*many, "--rerank", "asymmetric")
     assert "engine is 'spark'" in run(*asked, "--engine", "spark", code=2)
     with pytest.raises(ArgumentError, match="of an index in a folder"):
         searching.ShardedCodes(CodeStore.create(None, 20), 2)
@@ -121,6 +181,8 @@ def test_the_command(ray, index, photos, monkeypatch):
 def test_what_the_page_shows_runs(ray, encoder, photos, monkeypatch):
     monkeypatch.chdir(photos.parent)
     encoder.save("dhida.pt")
+    for year in ("2024", "2025"):
+        encoder.to_index("photos/cat", f"{year}.index")
     shutil.copy(photos / "cat/0.jpg", "cat.jpg")
     page = Path(__file__).parents[2].joinpath("docs/machines.md").read_text()
     for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
