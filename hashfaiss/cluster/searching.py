@@ -68,9 +68,10 @@ class ShardedCodes(Parts):
         self._actors = [made.remote() for _ in self._shares]
         self._only: tuple[str | None, Any] = None, None
         pairs = zip(self._actors, self._shares, strict=True)
-        for answer in self._ray.get([actor.load.remote(share) for actor, share in pairs]):
-            if isinstance(answer, Exception):
-                raise answer
+        for number, one in enumerate([actor.load.remote(share) for actor, share in pairs], start=1):
+            if (why := self._answer(one)) is not None:
+                ended = f"part {number} of {len(self._shares)} ended as it loaded its segments: is memory short?"
+                raise HashfaissError(why or ended)
 
     def only(self, ids: npt.ArrayLike) -> ShardedCodes:
         """Those of these ids alone, on the same actors."""
