@@ -79,6 +79,13 @@ def test_answers_are_those_of_one_index(ray, index, photos):
     sharded._forget()
 
 
+def asked_for_ever(index, image):
+    """Actors end in their own time."""
+    for _ in range(60):
+        index.query(image, 3)
+        time.sleep(0.5)
+
+
 def test_a_part_that_is_gone_is_named_and_comes_back(ray, index, photos, monkeypatch):
     monkeypatch.setattr(searching, "SECONDS", 0.0)
     sharded = ImageIndex.open(index.path, index.encoder, engine="ray", shards=2)
@@ -103,9 +110,7 @@ def test_a_part_that_is_gone_is_named_and_comes_back(ray, index, photos, monkeyp
     assert again == whole
     codes.close()
     with pytest.raises(HashfaissError, match="none of the 2 parts"):
-        for _ in range(60):  # actors end in their own time
-            sharded.query(asked, 3)
-            time.sleep(0.5)
+        asked_for_ever(sharded, asked)
 
 
 def test_the_command(ray, index, photos, monkeypatch):
