@@ -3,8 +3,8 @@
     python examples/benchmarks/scale.py --sizes 1000000,10000000 --kinds flat,ivf --out scale.json
 
 Codes lie round 100 centres, each bit flipped with a probability of 0.1. Queries are asked one by one on one thread,
-exactly. The simulation draws service times of the largest size that was measured, in proportion to the codes of a shard:
-each query asks all shards, which answer in the order of asking; when the last has, their answers are merged.
+exactly. The simulation draws service times of the largest size that was measured, in proportion to the codes of a
+shard: each query asks all shards, which answer in the order of asking; when the last has, their answers are merged.
 """
 
 from __future__ import annotations
