@@ -117,12 +117,19 @@ def print_hits(hits: Hits, as_json: bool) -> None:
     asked = "".join(map(shown_path, re.split("( [+-] )", hits.query))) if hits.query else shown_path(None)
     say(f"{asked}: {counted(len(hits), 'hit')}, {certified}")
     if hits:
-        scored = hits[0].score is not None
+        scored, several = hits[0].score is not None, hits[0].index is not None
         rows = [
-            (str(rank), str(hit.distance), *([f"{hit.score:.3f}"] if scored else []), *_place(hit))
+            (
+                str(rank),
+                str(hit.distance),
+                *([f"{hit.score:.3f}"] if scored else []),
+                *_place(hit),
+                *([shown_path(hit.index)] if several else []),
+            )
             for rank, hit in enumerate(hits, start=1)
         ]
-        print_table(("rank", "distance", *(["asymmetric"] if scored else []), "path", "labels"), rows)
+        more = ["index"] if several else []
+        print_table(("rank", "distance", *(["asymmetric"] if scored else []), "path", "labels", *more), rows)
 
 
 def print_group(number: int, group: Sequence[Hit], as_json: bool) -> None:

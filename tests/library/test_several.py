@@ -73,4 +73,5 @@ def test_the_command(parts, photos, monkeypatch):
     assert all("index" not in hit for hit in one)
     assert {hit["index"].rpartition("/")[2] for hit in all_} <= {"bird.index", "cat.index", "dog.index"}
     assert (photos.parent / "hits.png").exists()
+    assert "dog.index" in run("query", "photos/dog/0.jpg", "-k", "1", *many)
     assert "are of one, give one" in run("query", "photos/cat/0.jpg", "--combine", *many, code=2)
