@@ -85,11 +85,10 @@ class ShardedCodes:
 
     def reconstruct(self, ids: list[int]) -> Codes:
         """Codes (n, bytes) of these ids, from the folder as it is open here. ArgumentError where one is not there."""
-        codes, known = self._store.codes()
-        rows = np.searchsorted(known, ids)
-        if (rows >= len(known)).any() or (known[rows] != ids).any():
-            raise ArgumentError(f"no code has one of the ids {ids[:3]}")
-        return codes[rows]
+        try:
+            return np.stack([self._store.code(number) for number in ids])
+        except KeyError as error:
+            raise ArgumentError(f"no code has id {error}: ids are those of hits") from None
 
     def _asked(self, name: str, queries: Codes, number: int, exact: bool, k: int | None) -> Answers:
         if not len(queries):  # arguments alone are checked

@@ -142,6 +142,14 @@ class StoredCodes:
                 return segment.row(row)
         raise KeyError(image_id)
 
+    def code(self, image_id: int) -> Codes:
+        """The code of one image, uint8 (ceil(K/8),); KeyError if there is none of that id, or it was taken out."""
+        for segment, live in zip(self._segments, self.live, strict=True):
+            row = bisect_left(segment.ids, image_id)
+            if row < len(segment) and segment.ids[row] == image_id and live[row]:
+                return segment.code(row)
+        raise KeyError(image_id)
+
     def full_path(self, row: Row) -> str | None:
         """The absolute path of a row's file; None for an image from memory."""
         return full_path(row.path, self.base)

@@ -190,6 +190,11 @@ class Segment:
         codes: Codes = self._read("codes")
         return codes
 
+    def code(self, row: int) -> Codes:
+        """The code of one image, uint8 (ceil(K/8),); only this one is read."""
+        code: Codes = self._read("codes", slice(row, row + 1))[0]
+        return code
+
     @property
     def removed(self) -> Int64:
         """Ids of earlier segments that are gone since."""

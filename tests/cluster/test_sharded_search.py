@@ -63,6 +63,12 @@ def test_answers_are_those_of_one_index(ray, index, photos):
         assert found == index.query(str(photos / "bird/0.jpg"), 9, **how)
     number = int(index.store.ids()[3])
     assert sharded.query(number, 4) == index.query(number, 4)
+    ids = index.store.ids()
+    assert (codes.reconstruct(ids.tolist()) == index.codes.reconstruct(ids)).all()
+    gone = sorted(set(range(index.store.manifest["next_id"])) - set(ids.tolist()))
+    for unknown in (gone[0], 10**6):
+        with pytest.raises(ArgumentError, match="the index has no image of id"):
+            sharded.query(unknown, 4)
     with pytest.raises(ArgumentError, match="need all codes here"):
         sharded.query(number, rerank="asymmetric")
     with pytest.raises(ArgumentError, match="k is 0"):
