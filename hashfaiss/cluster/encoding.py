@@ -23,6 +23,7 @@ from hashfaiss.encoding.crew import told
 from hashfaiss.encoding.items import Batch, Item
 from hashfaiss.errors import ArgumentError, HashfaissError
 from hashfaiss.images.large import Notes
+from hashfaiss.wording import counted
 
 if TYPE_CHECKING:
     from hashfaiss.encoding.encoder import Encoder
@@ -93,8 +94,8 @@ class RayStream:
         most = sum(int(resources.get("GPU", 0) / self.gpus) for resources in alive)
         if most < (self.workers or 1):
             raise HashfaissError(
-                f"{self.workers or 1} workers of {self.gpus:g} GPUs were asked for, and the cluster has GPUs for "
-                f"{most}: ask for fewer, or add machines"
+                f"{counted(self.workers or 1, 'worker')} of {self.gpus:g} GPUs were asked for, and the cluster has "
+                f"GPUs for {most}: ask for fewer, or add machines"
             )
         return self.workers or most
 

@@ -70,7 +70,7 @@ class Queries:
 
     def _stored(self, number: int) -> Stored:
         try:
-            code, row = self._store.code(number), self._store.row(number)
+            code, row = self._store.code(number)[None], self._store.row(number)
         except KeyError:
             raise ArgumentError(
                 f"the index has no image of id {number}: ids are those that `query --json` shows"

@@ -143,11 +143,11 @@ class StoredCodes:
         raise KeyError(image_id)
 
     def code(self, image_id: int) -> Codes:
-        """The code of one image, uint8 (1, ceil(K/8)), read alone; KeyError where there is none of that id."""
+        """The code of one image, uint8 (ceil(K/8),); KeyError if there is none of that id, or it was taken out."""
         for segment, live in zip(self._segments, self.live, strict=True):
             row = bisect_left(segment.ids, image_id)
             if row < len(segment) and segment.ids[row] == image_id and live[row]:
-                return check_codes(segment.codes_at(slice(row, row + 1)), self.bits)
+                return segment.code(row)
         raise KeyError(image_id)
 
     def full_path(self, row: Row) -> str | None:

@@ -187,12 +187,13 @@ class Segment:
     @property
     def codes(self) -> Codes:
         """uint8 (n, ceil(K/8)); read anew each time."""
-        return self.codes_at(slice(0, len(self)))
-
-    def codes_at(self, rows: slice) -> Codes:
-        """The codes of some rows."""
-        codes: Codes = self._read("codes", rows)
+        codes: Codes = self._read("codes")
         return codes
+
+    def code(self, row: int) -> Codes:
+        """The code of one image, uint8 (ceil(K/8),); only this one is read."""
+        code: Codes = self._read("codes", slice(row, row + 1))[0]
+        return code
 
     @property
     def removed(self) -> Int64:

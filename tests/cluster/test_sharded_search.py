@@ -68,6 +68,10 @@ def test_answers_are_those_of_one_index(ray, index, photos):
         )
     number = int(index.store.ids()[3])
     assert sharded.query(number, 4) == index.query(number, 4)
+    gone = min(set(range(index.store.manifest["next_id"])) - set(index.store.ids().tolist()))
+    for unknown in (gone, 10**6):
+        with pytest.raises(ArgumentError, match="the index has no image of id"):
+            sharded.query(unknown, 4)
     with pytest.raises(ArgumentError, match="k is 0"):
         sharded.query(number, 0)
     index.build(photos)  # nothing changes, so the generation stays
