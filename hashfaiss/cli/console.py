@@ -83,17 +83,21 @@ def print_build(report: BuildReport) -> None:
         note(f"{name} was damaged, and is set aside: of {counted(rows, 'image')} in it, those given are encoded anew")
     for path, reason in report.kept[:MOST_NAMED]:
         note(f"kept {shown_path(path)}: {reason}; its images stay in the index")
+    for path, reason in report.left[:MOST_NAMED]:
+        note(f"left {shown_path(path)}: {reason}")
     for path, reason in report.skipped[:MOST_NAMED]:
         note(f"skipped {shown_path(path)}: {reason}")
     if report.decoders:
         note(report.decoders)
-    told = bool(report.skipped or report.kept) and report.skipped_report is not None
+    told = bool(report.skipped or report.kept or report.left) and report.skipped_report is not None
     where = f" (see {shown_path(str(report.skipped_report))})" if told else ""
     recognised = f"{report.recognised:,} recognised by their contents, " if report.recognised else ""
+    kept = f"{len(report.kept):,} kept, " if report.kept else ""
+    kept += f"{len(report.left):,} left, " if report.left else ""
     passed = report.passed_over
     say(
         f"{report.encoded:,} encoded, {recognised}{report.unchanged:,} unchanged, {report.removed:,} removed, "
-        f"{len(report.skipped):,} skipped{where}, {report.seconds:.1f} s, {report.images_per_second:,.0f} images/s"
+        f"{kept}{len(report.skipped):,} skipped{where}, {report.seconds:.1f} s, {report.images_per_second:,.0f} images/s"
     )
     if passed.count:
         say(f"{counted(passed.count, 'other file')} passed over: {passed}")

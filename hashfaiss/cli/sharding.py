@@ -92,5 +92,5 @@ def gather(
     with bar("gather") as progress:
         report = gather_shards(index, images, labels, kind, progress, allow_removals)
     print_build(report)
-    if report.kept:
+    if report.kept or report.left:
         raise typer.Exit(1)

@@ -30,6 +30,7 @@ class BuildReport:
         skipped: files that cannot be read, with the reason.
         skipped_report: the file that names each of them.
         kept: files and folders that could not be looked at, with the reason: images there stay in the index.
+        left: files that are left to the next build, with the reason; what the index has of them stays.
         passed_over: files that are no images, by suffix.
         damaged: segments that were set aside: images they held are encoded anew where they were given, and are else
             not in the index.
@@ -43,6 +44,7 @@ class BuildReport:
     skipped: list[tuple[str, str]] = field(default_factory=list)
     skipped_report: Path | None = None
     kept: list[tuple[str, str]] = field(default_factory=list)
+    left: list[tuple[str, str]] = field(default_factory=list)
     passed_over: PassedOver = field(default_factory=PassedOver)
     damaged: list[Damaged] = field(default_factory=list)
     decoders: str | None = None

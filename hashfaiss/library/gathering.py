@@ -49,7 +49,7 @@ def gather(
     """Bring `index` into step with a folder of images that shards have encoded, in one generation; delete the shards.
 
     Codes and ids are those that `ImageIndex.build` would have given. What came or changed since its shard was built is
-    told (`BuildReport.kept`), and what the index has of it stays. Killed at any instant, nothing is gathered, or all.
+    told (`BuildReport.left`), and what the index has of it stays. Killed at any instant, nothing is gathered, or all.
 
     Args:
         images: where the folder lies now; None: where the shards found it.
@@ -66,7 +66,7 @@ def gather(
 
     folder = Path(index)
     shutil.rmtree(folder / GATHERED, ignore_errors=True)  # of a process that was killed
-    parts = Parts(folder, images)
+    parts = Parts(folder, images, labels)
     file = shard_encoder(folder)
     if file is None:
         raise IndexFolderError(
@@ -110,11 +110,12 @@ class Parts:
     Args:
         index: its folder.
         images: where the folder of images lies; None: where the shards found it.
+        labels: those to take; None: those of the shards, which must then be alike.
 
     Raises: see `gather`.
     """
 
-    def __init__(self, index: Path, images: str | os.PathLike[str] | None = None) -> None:
+    def __init__(self, index: Path, images: str | os.PathLike[str] | None = None, labels: LabelsOf = None) -> None:
         self.folder = index / SHARDS
         shards = sorted(_shards(self.folder))
         if not shards:
@@ -141,6 +142,12 @@ class Parts:
         other = [part.shard for part in self.all if part.about["exclude"] != self.about["exclude"]]
         if other:
             raise IndexFolderError(f"shards {self.all[0].shard} and {other[0]} leave out other names: build one again")
+        other = [part.shard for part in self.all if part.about["labels_digest"] != self.about["labels_digest"]]
+        if other and labels is None:
+            raise IndexFolderError(
+                f"shards {self.all[0].shard} and {other[0]} were given other label files, or one of them none: build "
+                "one again, or give the label file"
+            )
         self.images = os.path.realpath(self.about["images"] if images is None else images)
 
     def check(self, identity: str) -> None:
@@ -228,6 +235,7 @@ def _opened(folder: Path, shard: Shard) -> Part | None:
     try:
         about = store.manifest["shard"]
         sound = isinstance(about["images"], str) and isinstance(about["labels"], (str, type(None)))
+        sound = sound and isinstance(about["labels_digest"], str)
         sound = sound and all(isinstance(name, str) for name in about["exclude"])
         sound = sound and isinstance(store.manifest["encoder"]["identity"], str)
         skipped = {stored_path(name, about["images"]): reason for name, reason in skipped_before(path)}

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hashfaiss.errors import ArgumentError
+from hashfaiss.files import content_digest
 from hashfaiss.library.build_report import BuildReport, report_skipped
 from hashfaiss.library.known import KnownFiles
 from hashfaiss.library.made_with import note_makers
@@ -106,8 +107,7 @@ def build_shard(
         run = Run(writer, report, images, labels, False, {"exclude": exclude}, share.of)
         note_makers(store)
         run.encode(encoder, strict, progress, stream)
-        where = None if labels is None else os.path.abspath(labels)  # type: ignore[arg-type]
-        writer.commit(shard={"images": folder, "labels": where, "exclude": list(exclude)})
+        writer.commit(shard={"images": folder, "exclude": list(exclude), **_labels(labels)})
         assert store.path is not None
         report.skipped_report = report_skipped(store.path, folder, report.skipped + report.kept)
     report.seconds = time.monotonic() - started
@@ -131,6 +131,14 @@ def _store_of(index: Path, shard: Shard, encoder: Encoder) -> CodeStore:
     if not file.exists():
         encoder.save(file)
     return store
+
+
+def _labels(labels: LabelsOf) -> dict[str, str | None]:
+    """Where a label file lies, and what it is known by on any machine."""
+    if labels is None:
+        return {"labels": None, "labels_digest": ""}
+    path = os.path.abspath(labels)  # type: ignore[arg-type]
+    return {"labels": path, "labels_digest": content_digest(Path(path).read_bytes()).hex()}
 
 
 class _Share:

@@ -117,7 +117,7 @@ def build(
         writer.holding = False
         commit_faiss(writer, kind)
         if store.path is not None and folder is not None:
-            report.skipped_report = report_skipped(store.path, folder, report.skipped + report.kept)
+            report.skipped_report = report_skipped(store.path, folder, report.skipped + report.kept + report.left)
     report.seconds = time.monotonic() - started
     return report
 
@@ -263,7 +263,7 @@ class Run:
         folder = self.writer.store.path
         notes = None if folder is None else take_notes(folder, encoder.preprocessing.least_side)
         for batch in stream(encoder, self.items(), notes):
-            self.report.kept += [(item.path or "", reason) for item, reason in batch.left]
+            self.report.left += [(item.path or "", reason) for item, reason in batch.left]
             for item, reason in batch.skipped:
                 if strict:
                     raise ImageError(item.path, reason)

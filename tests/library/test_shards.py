@@ -132,6 +132,17 @@ def test_labels_and_names_left_out_are_those_of_the_shards(encoder, photos, tmp_
     assert len(ImageIndex.open(tmp_path / "y.index")) == 8
 
 
+def test_shards_of_other_labels_are_refused(encoder, photos, tmp_path):
+    labels, index = tmp_path / "labels.csv", tmp_path / "x.index"
+    labels.write_text("cat/0.jpg,one\ndog/0.jpg,two\n")
+    build_shard(index, Shard(1, 2), encoder, photos, labels=labels)
+    build_shard(index, Shard(2, 2), encoder, photos)
+    with pytest.raises(IndexFolderError, match="1/2 and 2/2 were given other label files, or one of them none"):
+        gather(index)
+    report = gather(index, labels=labels)
+    assert (report.encoded, report.left) == (2, [])
+
+
 def test_shards_of_another_machine_are_copied(encoder, photos, tmp_path):
     elsewhere = tmp_path / "elsewhere"
     shutil.copytree(photos, elsewhere / "pictures")  # with their times
@@ -154,8 +165,8 @@ def test_what_came_or_changed_since_is_told_and_left_to_the_next_build(encoder, 
     flip(photos / "cat/0.jpg", photos / "cat/0.jpg")
     later(photos / "cat/0.jpg")
     report = gather(index.path)
-    assert sorted(os.path.basename(path) for path, _ in report.kept) == ["0.jpg", "later.png"]
-    assert all("the next build takes it" in reason for _, reason in report.kept)
+    assert sorted(os.path.basename(path) for path, _ in report.left) == ["0.jpg", "later.png"]
+    assert all("the next build takes it" in reason for _, reason in report.left)
     after = by_id(ImageIndex.open(index.path))
     assert before.items() <= after.items()
     assert len(after) == 13
@@ -199,7 +210,15 @@ def test_a_shard_of_another_model_is_refused(encoder, photos, tmp_path):
         gather(tmp_path / "x.index")
 
 
-@pytest.mark.parametrize("about", [7, {}, {"images": 3, "labels": None, "exclude": []}, {"images": "/", "exclude": 1}])
+@pytest.mark.parametrize(
+    "about",
+    [
+        7,
+        {},
+        {"images": 3, "labels": None, "labels_digest": "", "exclude": []},
+        {"images": "/", "labels": None, "labels_digest": "", "exclude": 1},
+    ],
+)
 def test_a_damaged_shard_is_told(encoder, photos, tmp_path, about):
     build_all(tmp_path / "x.index", encoder, photos, 2)
     part = tmp_path / "x.index/shards/2-of-2"
