@@ -89,15 +89,16 @@ def print_build(report: BuildReport) -> None:
         note(f"skipped {shown_path(path)}: {reason}")
     if report.decoders:
         note(report.decoders)
-    told = bool(report.skipped or report.kept or report.left) and report.skipped_report is not None
-    where = f" (see {shown_path(str(report.skipped_report))})" if told else ""
+    named = report.skipped_report if report.skipped or report.kept or report.left else None
+    where = f" (see {shown_path(str(named))})" if named is not None else ""
     recognised = f"{report.recognised:,} recognised by their contents, " if report.recognised else ""
     kept = f"{len(report.kept):,} kept, " if report.kept else ""
     kept += f"{len(report.left):,} left, " if report.left else ""
     passed = report.passed_over
     say(
         f"{report.encoded:,} encoded, {recognised}{report.unchanged:,} unchanged, {report.removed:,} removed, "
-        f"{kept}{len(report.skipped):,} skipped{where}, {report.seconds:.1f} s, {report.images_per_second:,.0f} images/s"
+        f"{kept}{len(report.skipped):,} skipped{where}, {report.seconds:.1f} s, "
+        f"{report.images_per_second:,.0f} images/s"
     )
     if passed.count:
         say(f"{counted(passed.count, 'other file')} passed over: {passed}")

@@ -210,15 +210,10 @@ def test_a_shard_of_another_model_is_refused(encoder, photos, tmp_path):
         gather(tmp_path / "x.index")
 
 
-@pytest.mark.parametrize(
-    "about",
-    [
-        7,
-        {},
-        {"images": 3, "labels": None, "labels_digest": "", "exclude": []},
-        {"images": "/", "labels": None, "labels_digest": "", "exclude": 1},
-    ],
-)
+SOUND = {"images": "/", "labels": None, "labels_digest": "", "exclude": []}
+
+
+@pytest.mark.parametrize("about", [7, {}, {**SOUND, "images": 3}, {**SOUND, "exclude": 1}, {**SOUND, "labels": 2}])
 def test_a_damaged_shard_is_told(encoder, photos, tmp_path, about):
     build_all(tmp_path / "x.index", encoder, photos, 2)
     part = tmp_path / "x.index/shards/2-of-2"
