@@ -92,12 +92,11 @@ def print_build(report: BuildReport) -> None:
     named = report.skipped_report if report.skipped or report.kept or report.left else None
     where = f" (see {shown_path(str(named))})" if named is not None else ""
     recognised = f"{report.recognised:,} recognised by their contents, " if report.recognised else ""
-    kept = f"{len(report.kept):,} kept, " if report.kept else ""
-    kept += f"{len(report.left):,} left, " if report.left else ""
+    left = f"{len(report.left):,} left to the next build, " if report.left else ""
     passed = report.passed_over
     say(
         f"{report.encoded:,} encoded, {recognised}{report.unchanged:,} unchanged, {report.removed:,} removed, "
-        f"{kept}{len(report.skipped):,} skipped{where}, {report.seconds:.1f} s, "
+        f"{left}{len(report.skipped):,} skipped{where}, {report.seconds:.1f} s, "
         f"{report.images_per_second:,.0f} images/s"
     )
     if passed.count:
