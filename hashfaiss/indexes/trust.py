@@ -36,9 +36,16 @@ class Trust:
         Raises:
             ValueError: they are no such pairs.
         """
-        pairs = tuple((int(k), int(distance)) for k, distance in points or ())
+        try:
+            pairs = tuple((int(k), int(distance)) for k, distance in points or ())
+        except OverflowError:  # JSON's numbers may be infinite
+            raise ValueError("trust") from None
         ks = [k for k, _ in pairs]
-        if min(ks, default=1) < 1 or ks != sorted(set(ks)):
+        if (
+            min(ks, default=1) < 1
+            or ks != sorted(set(ks))
+            or any(abs(one) >= 1 << 63 for pair in pairs for one in pair)
+        ):
             raise ValueError("trust")
         return cls(pairs) if pairs else None
 

@@ -225,7 +225,19 @@ def test_distances_are_believed_up_to_what_was_measured():
     assert (trust.most, Trust.of(trust.arrays()["trust"].tolist())) == (100, trust)
     assert (Trust.of([]), Trust.of(None)) == (None, None)
     assert [Trust.before(64).farthest(k) for k in (1, 10, 11)] == [64, 64, -1]
-    for wrong in ([(0, 1)], [(10, 1), (1, 1)], [(1, 1), (1, 2)], [(1,)], 3, "ab", {"a": 1}):
+    for wrong in (
+        [(0, 1)],
+        [(10, 1), (1, 1)],
+        [(1, 1), (1, 2)],
+        [(1,)],
+        3,
+        "ab",
+        {"a": 1},
+        [[float("inf"), 1]],
+        [[1, float("-inf")]],
+        [[1 << 64, 1]],
+        [[1, 1 << 64]],
+    ):
         with pytest.raises((ValueError, TypeError)):
             Trust.of(wrong)
 
