@@ -6,7 +6,6 @@ started again and loads its segments when it is next asked; until then answers s
 
 from __future__ import annotations
 
-import json
 import socket
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,10 +17,10 @@ import numpy.typing as npt
 from hashfaiss.cluster.joining import joined
 from hashfaiss.encoding.crew import told
 from hashfaiss.errors import ArgumentError, HashfaissError
-from hashfaiss.files import fast_digest
 from hashfaiss.indexes import Answers, CodeIndex, Parts
 from hashfaiss.indexes.kinds import usable
 from hashfaiss.indexes.snapshot import Question
+from hashfaiss.storage.manifest import digest_of
 from hashfaiss.storage.paths import Int64
 from hashfaiss.storage.store import CodeStore
 
@@ -151,12 +150,8 @@ def _shared_out(store: CodeStore, shards: int, cores: int) -> list[Share]:
         min(shares, key=lambda share: sum(rows[one] for one in share)).append(number)
     built = (store.manifest.get("index") or {}).get("kind", "flat").partition(":")[0]
     assert store.path is not None
-    about, threads = _digest(store.manifest), max(1, cores // len(shares))
+    about, threads = digest_of(store.manifest), max(1, cores // len(shares))
     return [Share(store.path, about, tuple(sorted(share)), built, threads) for share in shares]
-
-
-def _digest(manifest: dict[str, Any]) -> str:
-    return fast_digest(json.dumps(manifest, sort_keys=True).encode())
 
 
 class Holder:
@@ -193,7 +188,7 @@ class Holder:
         if share == self._share:
             return
         store = CodeStore.open(share.folder)
-        if _digest(store.manifest) != share.manifest:
+        if digest_of(store.manifest) != share.manifest:
             raise HashfaissError(
                 f"{str(share.folder)!r} is of generation {store.manifest['generation']} on {socket.gethostname()!r}, "
                 "and of another where it is asked: it was built again, so open it again"

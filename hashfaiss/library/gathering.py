@@ -66,7 +66,7 @@ def gather(
 
     folder = Path(index)
     shutil.rmtree(folder / GATHERED, ignore_errors=True)  # of a process that was killed
-    parts = Parts(folder, images, labels)
+    parts = WholeShards(folder, images, labels)
     file = shard_encoder(folder)
     if file is None:
         raise IndexFolderError(
@@ -89,7 +89,7 @@ def gather(
 
 
 @dataclass(frozen=True)
-class Part:
+class WholeShard:
     """A shard that is whole, open to be read; of what it skipped, reasons by path relative to the folder of images."""
 
     shard: Shard
@@ -104,7 +104,7 @@ class Part:
         return about
 
 
-class Parts:
+class WholeShards:
     """The shards of an index, all whole, and what they have of the images.
 
     Args:
@@ -223,7 +223,7 @@ def _shards(folder: Path) -> Iterator[Shard]:
             yield Shard.parse(entry.name)
 
 
-def _opened(folder: Path, shard: Shard) -> Part | None:
+def _opened(folder: Path, shard: Shard) -> WholeShard | None:
     """A shard, or None where it was never built to its end."""
     path = folder / shard.name
     if not index_at(path):
@@ -243,4 +243,4 @@ def _opened(folder: Path, shard: Shard) -> Part | None:
         sound = False
     if not sound:
         raise CorruptIndexError(f"the shard {str(path)!r} is damaged: delete it, and build it again")
-    return Part(shard, store, store.places(), skipped)
+    return WholeShard(shard, store, store.places(), skipped)

@@ -37,8 +37,9 @@ def note_makers(store: CodeStore, makers: Sequence[dict[str, Any]] | None = None
     from hashfaiss.images.probes import decoders
 
     troubles = []
-    here: dict[str, Any] = {"made_with": [versions()], "decoders": decoders()}
-    for maker in [here] if makers is None else makers:
+    if makers is None:
+        makers = [{"made_with": [versions()], "decoders": decoders()}]
+    for maker in makers:
         before: list[dict[str, str]] = store.manifest.get("made_with") or []
         new = [each for each in maker.get("made_with") or [] if each not in before]
         store.manifest["made_with"] = before + new

@@ -105,9 +105,10 @@ def build_shard(
     report = BuildReport()
     with store.writing(heal=True) as writer:
         run = Run(writer, report, images, labels, False, {"exclude": exclude}, share.of)
+        about = {"images": folder, "exclude": list(exclude), **_labels(labels)}  # the label file as it was just read
         note_makers(store)
         run.encode(encoder, strict, progress, stream)
-        writer.commit(shard={"images": folder, "exclude": list(exclude), **_labels(labels)})
+        writer.commit(shard=about)
         assert store.path is not None
         report.skipped_report = report_skipped(store.path, folder, report.skipped + report.kept)
     report.seconds = time.monotonic() - started

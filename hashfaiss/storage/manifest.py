@@ -170,7 +170,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise IndexFolderError(f"{str(folder)!r} is not a hashfaiss index: its {MANIFEST} is something else's")
     if manifest.get("version") not in (1, VERSION):
         rest = {name: value for name, value in manifest.items() if name != "sha256"}
-        written = manifest.get("sha256") == _digest(rest)  # else a bit of it flipped
+        written = manifest.get("sha256") == digest_of(rest)  # else a bit of it flipped
         raise (NewerFormatError if written else CorruptIndexError)(
             f"the index {str(folder)!r} has format version {manifest.get('version')!r}, and this hashfaiss reads "
             f"up to {VERSION}: install the hashfaiss that wrote it, or build another index"
@@ -188,7 +188,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise CorruptIndexError(f"{str(path)!r} is incomplete ({error!r}): {_ADVICE}") from None
     if not sound:
         raise CorruptIndexError(f"{str(path)!r} names files outside the index: {_ADVICE}")
-    if manifest.pop("sha256", None) != _digest(manifest):
+    if manifest.pop("sha256", None) != digest_of(manifest):
         raise CorruptIndexError(f"{str(path)!r} is not as it was written: {_ADVICE}")
     return manifest
 
@@ -196,7 +196,8 @@ def _read(path: Path) -> dict[str, Any]:
 _ADVICE = "restore it from a copy, or delete the index folder and build again"
 
 
-def _digest(manifest: dict[str, Any]) -> str:
+def digest_of(manifest: dict[str, Any]) -> str:
+    """What a manifest's file is checked by, and a generation known by: sha256 of all else in it, in hexadecimal."""
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
@@ -221,7 +222,7 @@ def mend_manifest(folder: Path, manifest: dict[str, Any]) -> None:
 
 
 def _signed(manifest: dict[str, Any]) -> bytes:
-    return json.dumps({**manifest, "sha256": _digest(manifest)}, indent=1).encode()
+    return json.dumps({**manifest, "sha256": digest_of(manifest)}, indent=1).encode()
 
 
 def packed_ids(ids: Int64) -> str:

@@ -136,18 +136,23 @@ class StoredCodes:
 
     def row(self, image_id: int) -> Row:
         """What is known of one image; KeyError if there is none of that id."""
-        for segment in reversed(self._segments):
-            row = bisect_left(segment.ids, image_id)  # numpy's lets other threads run, which costs more than it does
-            if row < len(segment) and segment.ids[row] == image_id:
-                return segment.row(row)
-        raise KeyError(image_id)
+        number, row = self._at(image_id)
+        return self._segments[number].row(row)
 
     def code(self, image_id: int) -> Codes:
         """The code of one image, uint8 (ceil(K/8),); KeyError if there is none of that id, or it was taken out."""
-        for segment, live in zip(self._segments, self.live, strict=True):
-            row = bisect_left(segment.ids, image_id)
-            if row < len(segment) and segment.ids[row] == image_id and live[row]:
-                return segment.code(row)
+        number, row = self._at(image_id)
+        if not self.live[number][row]:
+            raise KeyError(image_id)
+        return self._segments[number].code(row)
+
+    def _at(self, image_id: int) -> tuple[int, int]:
+        """The number of its segment and its row there."""
+        for number in reversed(range(len(self._segments))):
+            ids = self._segments[number].ids
+            row = bisect_left(ids, image_id)  # numpy's lets other threads run, which costs more than it does
+            if row < len(ids) and ids[row] == image_id:
+                return number, row
         raise KeyError(image_id)
 
     def full_path(self, row: Row) -> str | None:

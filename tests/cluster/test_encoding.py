@@ -23,14 +23,6 @@ pytest.importorskip("ray")
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def ray():
-    """A cluster of this machine alone."""
-    ray = joined()
-    yield ray
-    ray.shutdown()
-
-
 @pytest.fixture
 def alone(encoder, photos):
     """The index that one machine makes, of images some of which cannot be read."""

@@ -17,20 +17,12 @@ from builds import flip
 from commands import run
 
 from hashfaiss.cluster import searching
-from hashfaiss.cluster.joining import joined
 from hashfaiss.errors import ArgumentError, HashfaissError
 from hashfaiss.library.image_index import ImageIndex
 from hashfaiss.storage.store import CodeStore
 
 pytest.importorskip("ray")
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def ray():
-    ray = joined()
-    yield ray
-    ray.shutdown()
 
 
 @pytest.fixture

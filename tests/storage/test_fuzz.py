@@ -73,7 +73,7 @@ def test_a_manifest_in_which_anything_stands(sound, data):
             holder[last] = data.draw(JUNK)
         else:
             del holder[last]
-    text = json.dumps({**changed, "sha256": manifest_module._digest(changed)}).encode("utf-8", "replace")
+    text = json.dumps({**changed, "sha256": manifest_module.digest_of(changed)}).encode("utf-8", "replace")
     for name in ("manifest.json", "manifest.copy.json"):
         (folder / name).write_bytes(text)
     with contextlib.suppress(HashfaissError):
@@ -129,6 +129,6 @@ def test_no_file_elsewhere_is_read(sound, tmp_path):
         changed = copy.deepcopy(manifest)
         changed["segments"][0]["file"] = name
         for file in ("manifest.json", "manifest.copy.json"):
-            (folder / file).write_bytes(json.dumps({**changed, "sha256": manifest_module._digest(changed)}).encode())
+            (folder / file).write_bytes(json.dumps({**changed, "sha256": manifest_module.digest_of(changed)}).encode())
         with pytest.raises(IndexFolderError, match="names files outside the index"):
             CodeStore.open(folder)

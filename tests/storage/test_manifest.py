@@ -27,7 +27,7 @@ def test_a_manifest_that_cannot_be_used_is_told(tmp_path):
     def refused(text, error, match):
         if isinstance(text, dict):  # rightly signed: the rest of it is to be refused
             text = {name: value for name, value in text.items() if name != "sha256"}
-            text["sha256"] = manifest_module._digest(text)
+            text["sha256"] = manifest_module.digest_of(text)
         file.write_bytes(text if isinstance(text, bytes) else json.dumps(text).encode())
         with pytest.raises(IndexFolderError, match=match) as caught:
             CodeStore.open(tmp_path / "x")
